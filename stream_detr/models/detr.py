@@ -7,12 +7,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from stream_detr.models.backbone import Backbone, LearnedPositions, SinePositions, grid_of_embeddings
+from stream_detr.models.fuse import fuse_backbone
 from stream_detr.models.transformer import Attention, PositionTerms, Transformer
 
 
@@ -70,11 +72,20 @@ class BoxHead(nn.Module):
         return self.layers[-1](x)  # type: ignore[no-any-return]
 
 
-class _Detector(nn.Module):
-    """What the two variants share: cached positional terms and the weights switch."""
+class DetectionTransformer(nn.Module):
+    """What the two variants share: preparing for inference, cached positional terms, the weights switch."""
 
+    config: DetrConfig
     transformer: Transformer
     _terms: dict[tuple[int, int], PositionTerms] | None = None
+
+    def fuse(self) -> None:
+        """Replace the backbone by its inference-only twin."""
+        raise NotImplementedError
+
+    def head_modules(self) -> list[nn.Module]:
+        """The class and box heads."""
+        raise NotImplementedError
 
     def project_positions(self, grid_hw: tuple[int, int], like: Tensor) -> PositionTerms:
         """Positional terms of all layers for an (h, w) grid, in the dtype and on the device of ``like``."""
@@ -91,9 +102,16 @@ class _Detector(nn.Module):
             self._terms[grid_hw] = self.project_positions(grid_hw, like)
         return self._terms[grid_hw]
 
-    def prepare(self) -> None:
-        """Freeze for inference: from now on positional terms are kept. Call it after weights, dtype and device are
-        settled; `train` and further loading are not for a prepared model."""
+    def prepare(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Make ready for inference, once and for good: backbone fused, weights moved, positional terms kept.
+
+        The decoder's last norm and the heads stay in float32: most of the box error of half precision is the rounding
+        of their outputs, and they cost next to nothing.
+        """
+        self.fuse()
+        self.to(device, dtype)
+        for module in (self.transformer.decoder.norm, *self.head_modules()):
+            module.float()
         self.eval().requires_grad_(False)
         self._terms = {}
 
@@ -105,7 +123,7 @@ class _Detector(nn.Module):
                 module.return_weights = enabled
 
 
-class Detr(_Detector):
+class Detr(DetectionTransformer):
     """The published model.
 
     Args:
@@ -118,7 +136,7 @@ class Detr(_Detector):
         self.config = config
         backbone = Backbone(config.block, config.depths, config.dilation, norm_layer)
         positions = {"sine": SinePositions, "learned": LearnedPositions}[config.positions](config.hidden_dim)
-        self.backbone = nn.Sequential(backbone, positions)
+        self.backbone = nn.Sequential(backbone, positions)  # the checkpoints' layout; index 0 is what hooks take
         self.input_proj = nn.Conv2d(backbone.num_channels, config.hidden_dim, kernel_size=1)
         self.query_embed = nn.Embedding(config.num_queries, config.hidden_dim)
         self.transformer = Transformer(
@@ -132,13 +150,24 @@ class Detr(_Detector):
         self.class_embed = nn.Linear(config.hidden_dim, config.num_classes + 1)
         self.bbox_embed = BoxHead(config.hidden_dim)
 
+    @property
+    def features(self) -> Backbone:
+        """The backbone without the positions."""
+        return cast(Backbone, self.backbone[0])
+
+    def fuse(self) -> None:
+        self.features.body = fuse_backbone(self.features.body)
+
+    def head_modules(self) -> list[nn.Module]:
+        return [self.class_embed, self.bbox_embed]
+
     def project_positions(self, grid_hw: tuple[int, int], like: Tensor) -> PositionTerms:
         pos = self.backbone[1](grid_hw, like.device).to(like.dtype)
         return self.transformer.position_terms(pos, self.query_embed.weight[None].to(like.dtype))
 
     def encode(self, images: Tensor) -> tuple[Tensor, tuple[int, int], PositionTerms]:
         """images (B, 3, H', W') -> memory (B, h * w, D), the grid's (h, w), positional terms."""
-        features = self.backbone[0](images)["0"].tensors  # (B, C, h, w)
+        features = self.features(images.to(self.input_proj.weight.dtype))["0"].tensors  # (B, C, h, w)
         grid_hw = (features.shape[2], features.shape[3])
         tokens = self.input_proj(features).flatten(2).transpose(1, 2)  # (B, h * w, D)
         terms = self.position_terms(grid_hw, tokens)
@@ -160,10 +189,10 @@ class Detr(_Detector):
         memory, grid_hw, terms = self.encode(images)
         queries = memory.new_zeros(len(memory), *self.query_embed.weight.shape)
         logits, boxes = self.heads(self.transformer.decode(queries, memory, terms)[-1])
-        return DetrOutput(logits, boxes, grid_hw, self.backbone[0].stride)
+        return DetrOutput(logits, boxes, grid_hw, self.features.stride)
 
 
-class DetrDemo(_Detector):
+class DetrDemo(DetectionTransformer):
     """The notebook's model: `nn.Transformer`'s layout, learned positions added to the input once, one linear box head.
 
     Its ResNet is torchvision's own (`nn.BatchNorm2d` in the checkpoint, frozen here, which is the same in inference).
@@ -190,12 +219,18 @@ class DetrDemo(_Detector):
         self.row_embed = nn.Parameter(torch.rand(50, config.hidden_dim // 2))
         self.col_embed = nn.Parameter(torch.rand(50, config.hidden_dim // 2))
 
+    def fuse(self) -> None:
+        self.backbone = fuse_backbone(self.backbone)
+
+    def head_modules(self) -> list[nn.Module]:
+        return [self.linear_class, self.linear_bbox]
+
     def project_positions(self, grid_hw: tuple[int, int], like: Tensor) -> PositionTerms:
         return self.transformer.position_terms(None, None)
 
     def forward(self, images: Tensor) -> DetrOutput:
         """images (B, 3, H', W'), normalised with ImageNet statistics -> `DetrOutput`."""
-        features = self.conv(self.backbone(images))  # (B, D, h, w)
+        features = self.conv(self.backbone(images.to(self.conv.weight.dtype)))  # (B, D, h, w)
         grid_hw = (features.shape[2], features.shape[3])
         tokens = features.flatten(2).transpose(1, 2)  # (B, h * w, D)
         terms = self.position_terms(grid_hw, tokens)

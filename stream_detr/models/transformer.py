@@ -9,11 +9,13 @@ No padding mask is taken anywhere: frames of one model-space size make a batch.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+DecoderTerms = tuple[Tensor, tuple[Tensor, Tensor]]  # of self-attention; of cross-attention's q and its k, v
 
 
 class Attention(nn.Module):
@@ -22,8 +24,8 @@ class Attention(nn.Module):
     Two switches, both plain attributes so that ``torch.compile`` guards on them (it ignores forward hooks that are
     registered after its first call):
 
-    * ``keep_projections``: the next forward leaves ``projections = (q (B, M, Lq, d), k (B, M, Lk, d))`` behind, from which
-      any row of the weights can be computed (`stream_detr.attention`). Costs nothing: they are needed anyway.
+    * ``keep_projections``: the next forward leaves ``projections = (q (B, M, Lq, d), k (B, M, Lk, d))`` behind, from
+      which any row of the weights can be computed (`stream_detr.attention`). It costs nothing: they exist anyway.
     * ``return_weights``: forward returns the full head-averaged weights (B, Lq, Lk) as second value, so that a forward
       hook reads ``output[1]`` as on `nn.MultiheadAttention`. Slow and large; see `Detr.return_attention_weights`.
     """
@@ -55,7 +57,7 @@ class Attention(nn.Module):
 
     def split_heads(self, x: Tensor) -> Tensor:
         """(B, L, D) -> (B, M, L, d)."""
-        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        return x.view(*x.shape[:2], self.num_heads, -1).transpose(1, 2)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor | None]:
         """Attention over projected inputs (B, L, D).
@@ -136,6 +138,10 @@ class EncoderLayer(FeedForward):
         self.norm1 = nn.LayerNorm(hidden_dim)
         self.norm2 = nn.LayerNorm(hidden_dim)
 
+    def position_terms(self, pos: Tensor | None) -> Tensor:
+        """Positions (1, S, D) -> the summand of the self-attention's projections."""
+        return self.self_attn.position_terms(pos)
+
     def forward(self, x: Tensor, terms: Tensor) -> Tensor:
         """x (B, S, D) -> (B, S, D)."""
         if self.pre_norm:
@@ -159,7 +165,11 @@ class DecoderLayer(FeedForward):
         self.norm2 = nn.LayerNorm(hidden_dim)
         self.norm3 = nn.LayerNorm(hidden_dim)
 
-    def forward(self, x: Tensor, memory: Tensor, terms: tuple[Tensor, tuple[Tensor, Tensor]]) -> Tensor:
+    def position_terms(self, query_pos: Tensor | None, pos: Tensor | None) -> DecoderTerms:
+        """Query embeddings (1, Q, D) and positions (1, S, D) -> the summands of both attentions' projections."""
+        return self.self_attn.position_terms(query_pos), self.multihead_attn.position_terms(query_pos, pos)
+
+    def forward(self, x: Tensor, memory: Tensor, terms: DecoderTerms) -> Tensor:
         """x (B, Q, D), memory (B, S, D) -> (B, Q, D)."""
         self_terms, cross_terms = terms
         if self.pre_norm:
@@ -179,6 +189,10 @@ class Encoder(nn.Module):
         self.layers = nn.ModuleList(layers)
         self.norm = norm
 
+    def blocks(self) -> list[EncoderLayer]:
+        """The layers, typed."""
+        return cast(list[EncoderLayer], list(self.layers))
+
 
 class Decoder(nn.Module):
     """The stack of decoder layers and the norm that its states pass on the way to the heads."""
@@ -187,6 +201,10 @@ class Decoder(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(layers)
         self.norm = norm
+
+    def blocks(self) -> list[DecoderLayer]:
+        """The layers, typed."""
+        return cast(list[DecoderLayer], list(self.layers))
 
     def read(self, x: Tensor) -> Tensor:
         """What the heads see of a decoder state, in the norm's own precision.
@@ -200,7 +218,7 @@ class PositionTerms(NamedTuple):
     """Everything a forward needs that does not depend on the image, for one feature-map size."""
 
     encoder: list[Tensor]
-    decoder: list[tuple[Tensor, tuple[Tensor, Tensor]]]
+    decoder: list[DecoderTerms]
 
 
 class Transformer(nn.Module):
@@ -225,7 +243,8 @@ class Transformer(nn.Module):
         shape = (hidden_dim, num_heads, feedforward_dim, pre_norm)
         has_norm = pre_norm if encoder_norm is None else encoder_norm
         self.encoder = Encoder(
-            [EncoderLayer(*shape) for _ in range(encoder_layers)], nn.LayerNorm(hidden_dim) if has_norm else None
+            [EncoderLayer(*shape) for _ in range(encoder_layers)],
+            nn.LayerNorm(hidden_dim) if has_norm else None,
         )
         self.decoder = Decoder([DecoderLayer(*shape) for _ in range(decoder_layers)], nn.LayerNorm(hidden_dim))
         for parameter in self.parameters():
@@ -235,16 +254,13 @@ class Transformer(nn.Module):
     def position_terms(self, pos: Tensor | None, query_pos: Tensor | None) -> PositionTerms:
         """Project positions ``pos`` (1, S, D) and query embeddings ``query_pos`` (1, Q, D) for every layer."""
         return PositionTerms(
-            [layer.self_attn.position_terms(pos) for layer in self.encoder.layers],
-            [
-                (layer.self_attn.position_terms(query_pos), layer.multihead_attn.position_terms(query_pos, pos))
-                for layer in self.decoder.layers
-            ],
+            [layer.position_terms(pos) for layer in self.encoder.blocks()],
+            [layer.position_terms(query_pos, pos) for layer in self.decoder.blocks()],
         )
 
     def encode(self, tokens: Tensor, terms: PositionTerms) -> Tensor:
         """Image tokens (B, S, D) -> memory (B, S, D)."""
-        for layer, term in zip(self.encoder.layers, terms.encoder, strict=True):
+        for layer, term in zip(self.encoder.blocks(), terms.encoder, strict=True):
             tokens = layer(tokens, term)
         return tokens if self.encoder.norm is None else self.encoder.norm(tokens)
 
@@ -252,7 +268,7 @@ class Transformer(nn.Module):
         """Initial queries (B, Q, D) and memory (B, S, D) -> the state after every layer, L of (B, Q, D), not yet
         through the decoder's norm."""
         states = []
-        for layer, term in zip(self.decoder.layers, terms.decoder, strict=True):
+        for layer, term in zip(self.decoder.blocks(), terms.decoder, strict=True):
             queries = layer(queries, memory, term)
             states.append(queries)
         return states
