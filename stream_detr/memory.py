@@ -12,18 +12,19 @@ _LARGEST = 2**31 - 1
 def keep_freed_memory() -> bool:
     """Make glibc keep freed blocks for the next forward pass instead of handing them back to the system.
 
-    A forward pass on the CPU frees and asks again for hundreds of megabytes; by default each large block is mapped
-    afresh, and the page faults cost as much as some of the layers. Call it before other threads have started: the
-    inference thread then shares the one arena, whereas blocks of more than 64 MB would not fit into its own.
+    A forward pass on the CPU frees and asks again for hundreds of megabytes; by default each large block is
+    mapped afresh, and the page faults cost as much as some of the layers. Call it before other threads have
+    started: the inference thread then shares the one arena, whereas blocks of more than 64 MB would not fit
+    into its own.
 
     Returns:
         Whether the settings took hold; False, and nothing changed, where the C library is not glibc.
     """
     try:
         libc = ctypes.CDLL(None)
-        libc.gnu_get_libc_version  # noqa: B018 - other C libraries lack the symbol
-        mallopt = libc.mallopt
+        _, mallopt = libc.gnu_get_libc_version, libc.mallopt  # other C libraries lack the first
     except (AttributeError, OSError, TypeError):
         return False
     settings = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, _LARGEST), (_M_TOP_PAD, 64 << 20), (_M_ARENA_MAX, 1))
-    return all([mallopt(parameter, value) == 1 for parameter, value in settings])
+    took = [mallopt(parameter, value) for parameter, value in settings]
+    return took == [1] * len(settings)

@@ -1,12 +1,12 @@
 """Running stages side by side: the one place with threads and queues.
 
-Stages are plain iterators. ``prefetch(stage, depth)`` runs everything upstream of it in a thread of its own, at most
-``depth`` items ahead, so nesting it makes a pipeline: ``prefetch(detect(prefetch(read, 4)), 4)``.
+Stages are plain iterators. ``prefetch(stage, depth)`` runs everything upstream of it in a thread of its
+own, at most ``depth`` items ahead; nested, it makes a pipeline: ``prefetch(detect(prefetch(frames, 4)), 4)``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from queue import Empty, Queue
 from threading import Event, Thread
 from typing import TypeVar
@@ -20,14 +20,22 @@ class _End:
     def __init__(self, error: BaseException | None = None) -> None:
         self.error = error
 
+    def surface(self) -> None:
+        """Raise the error, once."""
+        if self.error is not None:
+            try:
+                raise self.error
+            finally:
+                self.error = None  # else error and traceback keep each other, and the last frames, alive
 
-def prefetch(iterable: Iterable[T], depth: int) -> Iterator[T]:
+
+def prefetch(iterable: Iterable[T], depth: int) -> Generator[T, None, None]:
     """Iterate in a thread, up to ``depth`` (at least 1) items ahead of the consumer. Nothing is ever dropped.
 
-    The thread starts with the first ``next()`` and has ended when the last item, or the error that ended the stage,
-    has been taken. The error surfaces after the items before it. A consumer that leaves early, by an error, by
-    ``close()`` or by dropping the iterator, stops the thread as soon as the item in progress is done and waits for
-    it. The iterator upstream is closed in the thread that ran it.
+    The thread starts with the first ``next()`` and has ended when the last item, or the error that ended
+    the stage, has been taken. The error surfaces after the items before it. A consumer that leaves early,
+    by an error, by ``close()`` or by dropping the iterator, stops the thread as soon as the item in
+    progress is done and waits for it. The iterator upstream is closed in the thread that ran it.
 
     >>> list(prefetch(range(4), depth=2))
     [0, 1, 2, 3]
@@ -37,7 +45,7 @@ def prefetch(iterable: Iterable[T], depth: int) -> Iterator[T]:
     return _prefetched(iterable, depth)
 
 
-def _prefetched(iterable: Iterable[T], depth: int) -> Iterator[T]:
+def _prefetched(iterable: Iterable[T], depth: int) -> Generator[T, None, None]:
     items: Queue[T | _End] = Queue(depth)
     left = Event()
     thread = Thread(target=_fill, args=(iterable, items, left), name="prefetch", daemon=True)
@@ -46,8 +54,7 @@ def _prefetched(iterable: Iterable[T], depth: int) -> Iterator[T]:
         while not isinstance(item := items.get(), _End):
             yield item
             del item  # a large frame must not live on here while the next one is awaited
-        if item.error is not None:
-            raise item.error
+        item.surface()
     finally:
         left.set()
         _drain(items)
@@ -55,20 +62,20 @@ def _prefetched(iterable: Iterable[T], depth: int) -> Iterator[T]:
 
 
 def _fill(iterable: Iterable[T], items: Queue[T | _End], left: Event) -> None:
-    error: BaseException | None = None
+    end = _End()
     try:
         _pump(iterable, items, left)
-    except BaseException as raised:  # the consumer raises it, whatever it is
-        error = raised
+    except BaseException as error:  # the consumer raises it, whatever it is
+        end.error = error
     if not left.is_set():
-        items.put(_End(error))
+        items.put(end)
 
 
 def _pump(iterable: Iterable[T], items: Queue[T | _End], left: Event) -> None:
     iterator = iter(iterable)
     try:
         for item in iterator:
-            # After the consumer left it empties the queue once, so one put that passed this check still finds room.
+            # A consumer that leaves empties the queue once: one put that had passed this check finds room.
             if left.is_set():
                 return
             items.put(item)
@@ -87,7 +94,7 @@ def _drain(items: Queue[T | _End]) -> None:
         return
 
 
-def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
+def batched(items: Iterable[T], size: int) -> Generator[list[T], None, None]:
     """Lists of ``size`` items, the last one shorter; closing it closes ``items``.
 
     >>> list(batched("abcde", 2))

@@ -1,0 +1,171 @@
+"""The flags. Nothing here imports more than argparse: ``stream-detr --help`` has to be instant.
+
+Values stay text and are checked by the config, which knows their ranges; a flag's name is its config key.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from collections.abc import Sequence
+from typing import NoReturn
+
+from stream_detr.errors import UsageError
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose errors are one line, with the nearest flag for one that doesn't exist."""
+
+    def error(self, message: str) -> NoReturn:
+        unknown = message.removeprefix("unrecognized arguments: ").split()[0]
+        if message.startswith("unrecognized arguments: -"):
+            near = difflib.get_close_matches(unknown.split("=")[0], self.flags(), n=1)
+            message = f"unknown flag {unknown}" + (f"; did you mean {near[0]}?" if near else "")
+        raise UsageError(f"{message} (see {self.prog} --help)")
+
+    def flags(self) -> list[str]:
+        """Every flag of this parser and of the commands below it."""
+        names: list[str] = []
+        for action in self._actions:
+            names += action.option_strings
+            if isinstance(action, argparse._SubParsersAction):
+                names += [name for parser in action.choices.values() for name in parser.flags()]
+        return names
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Command and flags; flags that weren't given are absent.
+
+    Raises:
+        UsageError: something is unknown, missing or out of place.
+        SystemExit: after ``--help`` or ``--version``.
+    """
+    return build_parser().parse_args(argv)
+
+
+def build_parser() -> Parser:
+    """The whole command line."""
+    parser = Parser(
+        prog="stream-detr",
+        description="See what a detection transformer looks at, on moving video.",
+        epilog="stream-detr COMMAND --help lists a command's flags.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="store_true", default=argparse.SUPPRESS, help="print the version")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
+
+    def command(name: str, summary: str) -> Parser:
+        return commands.add_parser(name, help=summary, description=summary, allow_abbrev=False)
+
+    demo = command("demo", "Annotate the clip that comes with the package, with the model that does.")
+    demo.add_argument("-o", "--output", metavar="OUT.mp4", help="default: stream-detr-demo.mp4, replaced each time")
+    for add in (_model_flags, _run_flags, _attention_flags, _overlay_flags, _output_flags, _shared_flags):
+        add(demo)
+
+    process = command("process", "Annotate video files, folders, images or URLs.")
+    process.add_argument("sources", nargs="+", metavar="SOURCE", help="file, folder, glob, image, URL, - or pattern")
+    process.add_argument("-o", "--output", required=True, metavar="OUT", help="file, or folder for several inputs")
+    for add in (_model_flags, _run_flags, _attention_flags, _overlay_flags, _output_flags, _shared_flags):
+        add(process)
+
+    live = command("live", "Watch cameras and streams.")
+    live.add_argument("sources", nargs="+", metavar="SOURCE", help="0, /dev/video0, rtsp://, http(s)://")
+    live.add_argument("--record", metavar="OUT", help="file, or folder for several streams")
+    for add in (_model_flags, _run_flags, _attention_flags, _overlay_flags, _output_flags, _shared_flags):
+        add(live)
+
+    inspect = command("inspect", "Draw the attention of one frame in full, as in the DETR notebook.")
+    inspect.add_argument("source", metavar="IMAGE_OR_VIDEO")
+    inspect.add_argument("-o", "--output", required=True, metavar="OUT.png")
+    inspect.add_argument("--at", default="0", metavar="SECONDS", help="which frame of a video (default: the first)")
+    _option(inspect, "--overwrite", action="store_true", help="replace an output that exists")
+    for add in (_model_flags, _attention_flags, _shared_flags):
+        add(inspect)
+
+    models = command("models", "List, fetch or describe models.")
+    actions = models.add_subparsers(dest="action", metavar="ACTION", required=True, parser_class=Parser)
+    for name, summary in (
+        ("list", "What can be named."),
+        ("fetch", "Download one."),
+        ("show", "Describe one."),
+    ):
+        action = actions.add_parser(name, help=summary, description=summary, allow_abbrev=False)
+        if name != "list":
+            action.add_argument("name", metavar="NAME" if name == "fetch" else "NAME_OR_PATH")
+        _message_flags(action)
+
+    bench = command("bench", "Measure the speed of this machine, stage by stage.")
+    bench.add_argument("--rounds", default="10", metavar="N", help="forward passes to take the median of (10)")
+    for add in (_model_flags, _shared_flags):
+        add(bench)
+    _option(bench, "--batch-size", metavar="N", help="frames in one forward pass")
+    return parser
+
+
+def _option(parser: argparse._ActionsContainer, *names: str, **settings: str) -> None:
+    """A flag that is absent from the result when it isn't given, so that config file and defaults hold."""
+    parser.add_argument(*names, default=argparse.SUPPRESS, **settings)  # type: ignore[arg-type]
+
+
+def _model_flags(parser: Parser) -> None:
+    group = parser.add_argument_group("model")
+    _option(group, "--model", metavar="NAME|PATH", help="see stream-detr models list (default detr_resnet50)")
+    _option(group, "--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps")
+    _option(group, "--precision", metavar="KIND", help="auto, fp32, bf16 or fp16")
+    _option(group, "--size", metavar="SHORT", help="shorter side the model sees, in pixels")
+    _option(group, "--max-size", metavar="LONG", help="longest the longer side may be, in pixels")
+    _option(group, "--threshold", metavar="T", help="lowest score of an object that is kept (0.7)")
+    _option(group, "--classes", metavar="A,B", help="keep only these classes")
+
+
+def _run_flags(parser: Parser) -> None:
+    group = parser.add_argument_group("frames")
+    _option(group, "--batch-size", metavar="N", help="frames in one forward pass")
+    _option(group, "--stride", metavar="N", help="run the model on every Nth frame; all frames are written")
+    _option(group, "--max-frames", metavar="N", help="stop after N frames of each input")
+    _option(group, "--track", action="store_true", help="follow objects over time (not in this version yet)")
+    _option(group, "--no-track", action="store_false", dest="track", help="don't")
+
+
+def _attention_flags(parser: Parser) -> None:
+    group = parser.add_argument_group("attention")
+    _option(group, "--layer", metavar="L", help="-1 (the last), a list like --layer=0,2,5, or all")
+    _option(group, "--head", metavar="H", help="mean, max, or the number of one head, 0 to 7")
+    _option(
+        group,
+        "--point",
+        action="append",
+        dest="points",
+        metavar="X,Y",
+        help="fractions of the frame; repeatable",
+    )
+    _option(group, "--direction", metavar="WHICH", help="looks-at or looked-at-by")
+
+
+def _overlay_flags(parser: Parser) -> None:
+    group = parser.add_argument_group("overlay")
+    _option(group, "--attention", metavar="KIND", help="cross, encoder, objects or none")
+    _option(group, "--alpha", metavar="A", help="strength of the attention over the picture, 0 to 1 (0.5)")
+
+
+def _output_flags(parser: Parser) -> None:
+    group = parser.add_argument_group("output")
+    _option(group, "--records", metavar="OUT.jsonl", help="the detections, one JSON object a frame")
+    _option(group, "--report", metavar="OUT.json", help="figures of the run")
+    _option(group, "--overwrite", action="store_true", help="replace outputs that exist")
+    _option(group, "--codec", metavar="NAME", help="video encoder (libx264)")
+    _option(group, "--crf", metavar="N", help="quality of the video: lower is better and larger (20)")
+    _option(group, "--preset", metavar="NAME", help="speed of the encoder (veryfast)")
+    group.add_argument("--no-progress", action="store_true", help="no progress bar")
+
+
+def _shared_flags(parser: Parser) -> None:
+    group = parser.add_argument_group("settings")
+    group.add_argument("--config", metavar="FILE", help="settings as YAML, see configs/default.yaml")
+    group.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="one setting; repeatable")
+    _message_flags(group)
+
+
+def _message_flags(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    parser.add_argument("--traceback", action="store_true", help="show where an error comes from")

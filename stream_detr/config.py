@@ -1,0 +1,242 @@
+"""Every setting of a run, checked. Order: defaults, configuration file, ``--set``, flags; later wins."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from stream_detr.errors import UsageError
+
+
+def _split(value: object) -> object:
+    """``"a, b"`` -> ``["a", "b"]``; anything else as it is."""
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def _one_or_list(value: object) -> object:
+    """A number as text, or several with commas between them; anything else as it is."""
+    if not isinstance(value, str) or value == "all":
+        return value
+    parts = _split(value)
+    return parts[0] if isinstance(parts, list) and len(parts) == 1 else parts
+
+
+def _points(value: object) -> object:
+    """``"x,y"`` or a list of them -> list of pairs."""
+    if isinstance(value, str):
+        value = [part for part in value.split(";") if part.strip()]
+    return [_split(point) for point in value] if isinstance(value, (list, tuple)) else value
+
+
+Fraction01 = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+Side = Annotated[int, Field(ge=32, le=8192)]
+
+
+class Config(BaseModel):
+    """Settings of one run; ``configs/default.yaml`` says in words what each does.
+
+    Construct it through :func:`load_config`, which turns every mistake into a UsageError of one line.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    model: Annotated[str, Field(min_length=1)] = "detr_resnet50"
+    device: str = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    size: Side | None = None
+    max_size: Side | None = None
+    batch_size: Count | None = None
+    threshold: Fraction01 = 0.7
+    classes: Annotated[Annotated[tuple[str, ...], Field(min_length=1)] | None, BeforeValidator(_split)] = None
+    stride: Count = 1
+    max_frames: Count | None = None
+
+    attention: Literal["cross", "encoder", "objects", "none"] = "cross"
+    layer: Annotated[int | tuple[int, ...] | Literal["all"], BeforeValidator(_one_or_list)] = -1
+    head: Literal["mean", "max"] | Annotated[int, Field(ge=0)] = "mean"
+    points: Annotated[tuple[tuple[Fraction01, Fraction01], ...], BeforeValidator(_points)] = ()
+    direction: Literal["looks-at", "looked-at-by"] = "looks-at"
+    alpha: Fraction01 = 0.5
+    legend: bool = True
+    track: bool = False
+
+    records: str | None = None
+    report: str | None = None
+    overwrite: bool = False
+    codec: str = "libx264"
+    crf: Annotated[int, Field(ge=0, le=63)] = 20
+    preset: str = "veryfast"
+
+    @field_validator("device")
+    @classmethod
+    def _device_has_a_known_form(cls, value: str) -> str:
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value):
+            raise ValueError(f"expected auto, cpu, cuda, cuda:N or mps, got {value!r}")
+        return value
+
+    @field_validator("track")
+    @classmethod
+    def _tracking_is_not_there_yet(cls, value: bool) -> bool:
+        if value:
+            raise ValueError("tracking is not in this version yet; leave it off (--no-track)")
+        return value
+
+    @model_validator(mode="after")
+    def _sides_are_in_order(self) -> Config:
+        if self.size and self.max_size and self.max_size < self.size:
+            raise ValueError(f"max_size {self.max_size} is smaller than size {self.size}; make it at least as large")
+        return self
+
+    def detector_options(self) -> dict[str, Any]:
+        """The keyword arguments of `stream_detr.load_model` that these settings mean."""
+        centre = ((0.5, 0.5),) if self.attention == "encoder" else ()
+        return {
+            "device": self.device,
+            "precision": self.precision,
+            "size": self.size,
+            "max_size": self.max_size,
+            "threshold": self.threshold,
+            "classes": self.classes,
+            "attention": self.attention,
+            "layers": self.layer,
+            "head": self.head,
+            "points": self.points or centre,
+            "direction": self.direction,
+        }
+
+
+def load_config(
+    file: str | None = None,
+    settings: Sequence[str] = (),
+    flags: Mapping[str, object] | None = None,
+    defaults: Mapping[str, object] | None = None,
+) -> Config:
+    """``defaults`` over the built-in ones, YAML ``file``, ``key=value`` ``settings``, ``flags``; later wins.
+
+    Raises:
+        UsageError: a key that does not exist (the nearest one is named), or values out of range, a line each.
+
+    >>> load_config(settings=["threshold=0.5"], flags={"stride": 3}).threshold
+    0.5
+    """
+    values = {
+        **(defaults or {}),
+        **(read_file(file) if file is not None else {}),
+        **dict(_setting(text) for text in settings),
+        **(flags or {}),
+    }
+    refuse_unknown(values, Config.model_fields)
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise UsageError("\n".join(_lines(error, values))) from None
+
+
+def read_file(path: str) -> dict[str, object]:
+    """Keys and values of a YAML file.
+
+    Raises:
+        UsageError: the file is missing, not YAML or not a list of ``key: value`` lines.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"config {path}: {(error.strerror or str(error)).lower()}") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"config {path}: not a text file") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise UsageError(f"config {path}{line}: not YAML ({getattr(error, 'problem', None) or 'unreadable'})") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise UsageError(f"config {path}: expected lines of 'key: value', got a {type(values).__name__}")
+    named = {str(key): value for key, value in values.items()}
+    refuse_unknown(named, Config.model_fields, where=f"config {path}: ")
+    return named
+
+
+def refuse_unknown(names: Iterable[str], known: Iterable[str], *, what: str = "key", where: str = "") -> None:
+    """Raise a UsageError for the first name that isn't known, with the nearest one that is.
+
+    >>> refuse_unknown(["treshold"], ["threshold", "stride"])
+    Traceback (most recent call last):
+    ...
+    stream_detr.errors.UsageError: unknown key 'treshold'; did you mean 'threshold'?
+    """
+    known = list(known)
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name.lower().replace("-", "_"), known, n=1, cutoff=0.5)
+            hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}"
+            raise UsageError(f"{where}unknown {what} '{name}'; {hint}")
+
+
+def _setting(text: str) -> tuple[str, object]:
+    key, equals, value = text.partition("=")
+    key = key.strip().replace("-", "_")
+    if not equals or not key:
+        raise UsageError(f"--set {text}: expected key=value")
+    refuse_unknown([key], Config.model_fields, where="--set: ")
+    try:
+        return key, yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise UsageError(f"--set {text}: the value is not YAML") from None
+
+
+_EXPECTED = {
+    "greater_than_equal": "at least {ge:g}",
+    "less_than_equal": "at most {le:g}",
+    "int_parsing": "a whole number",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_parsing": "a number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "bool_parsing": "true or false",
+    "bool_type": "true or false",
+    "string_type": "text",
+    "string_too_short": "something",
+    "literal_error": "{expected}",
+    "tuple_type": "a list",
+    "too_short": "at least one",
+}
+
+# Where a setting takes several forms, each form's own complaint would mislead.
+_EXPECTED_OF = {
+    "layer": "a number, several with commas between them, or all",
+    "head": "mean, max or the number of a head",
+    "points": "X,Y as fractions of the frame, between 0 and 1",
+}
+
+
+def _lines(error: ValidationError, values: Mapping[str, object]) -> list[str]:
+    """One line per setting that's wrong: its name, what was expected and what was given."""
+    lines: dict[str, str] = {}
+    for problem in error.errors():
+        context: dict[str, Any] = problem.get("ctx") or {}
+        key = str(problem["loc"][0]) if problem["loc"] else ""
+        if problem["type"] == "value_error":
+            line = f"{key}: {context['error']}" if key else str(context["error"])
+        else:
+            form = _EXPECTED.get(problem["type"])
+            expected = _EXPECTED_OF.get(key) or (form.format(**context) if form else problem["msg"])
+            line = f"{key}: expected {expected}, got {values.get(key)!r}"
+        lines.setdefault(key, line)
+    return list(lines.values())
