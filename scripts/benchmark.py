@@ -169,7 +169,10 @@ def bench_frame(rounds: int) -> None:
     options = VideoOptions(preset="ultrafast")
     with tempfile.TemporaryDirectory() as folder:
         clip = str(Path(folder, "clip.mp4"))
-        with open_source("pattern:1920x1080@25:8") as source, open_sink(clip, source.info, options=options) as sink:
+        with (
+            open_source("pattern:1920x1080@25:8") as source,
+            open_sink(clip, source.info, options=options, audio=None) as sink,
+        ):
             for frame in source:
                 sink.write(frame, frame.image, Detections.empty())
         stages: dict[str, list[float]] = {"decode": [], "resize": [], "draw": [], "encode": []}
@@ -180,7 +183,7 @@ def bench_frame(rounds: int) -> None:
             with ExitStack() as stack:
                 source = stack.enter_context(open_source(clip))
                 out = str(Path(folder, f"out{number}.mp4"))
-                sink = stack.enter_context(open_sink(out, source.info, options=options))
+                sink = stack.enter_context(open_sink(out, source.info, options=options, audio=source.audio))
                 frames, count = iter(source), 0
                 while True:
                     marks = [time.process_time()]
@@ -219,7 +222,9 @@ def bench_memory() -> None:
     detections = ten_objects(270, 480)
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         source = stack.enter_context(open_source("pattern:480x270@25:124"))
-        sink = stack.enter_context(open_sink(str(Path(folder, "out.mp4")), source.info, options=VideoOptions()))
+        sink = stack.enter_context(
+            open_sink(str(Path(folder, "out.mp4")), source.info, options=VideoOptions(), audio=None)
+        )
         at: dict[int, float] = {}
         for number, result in enumerate(analyze("pattern:480x270@25:124", model="tiny"), 1):
             picture = render(result.frame.image, detections, Style())

@@ -57,9 +57,8 @@ class Preprocess:
     def __init__(self, device: torch.device, dtype: torch.dtype, shorter: int, longest: int) -> None:
         self.device, self.dtype = device, dtype
         self.shorter, self.longest = shorter, longest
-        std = torch.tensor(IMAGENET_STD, device=device).view(1, 3, 1, 1) * 255
-        mean = torch.tensor(IMAGENET_MEAN, device=device).view(1, 3, 1, 1) * 255
-        self._scale, self._shift = 1 / std, -mean / std
+        mean, std = (torch.tensor(values, device=device) * 255 for values in (IMAGENET_MEAN, IMAGENET_STD))
+        self._scale, self._shift = 1 / std, -mean / std  # (3,)
 
     def __call__(self, pictures: Sequence[NDArray[np.uint8]]) -> Tensor:
         """B pictures (H, W, 3) uint8 RGB of one size -> (B, 3, H', W') normalised, channels last in memory."""
@@ -70,4 +69,12 @@ class Preprocess:
         images = batch.to(self.device, non_blocking=True).permute(0, 3, 1, 2)  # (B, 3, H, W), channels last
         height, width = pictures[0].shape[:2]
         images = resize(images, model_size((height, width), self.shorter, self.longest))
-        return torch.addcmul(self._shift, images.float(), self._scale).to(self.dtype)
+        return self._normalise(images)
+
+    def _normalise(self, images: Tensor) -> Tensor:
+        """Grey levels (B, 3, H', W') to the model's input; channels last stay so."""
+        rows = images.permute(0, 2, 3, 1).flatten(2)  # (B, H', W' * 3)
+        # Constants as long as a row: broadcasting over three channels is a loop of three, 9 times slower.
+        width = images.shape[3]
+        rows = torch.addcmul(self._shift.repeat(width), rows.float(), self._scale.repeat(width))
+        return rows.to(self.dtype).view(*rows.shape[:2], width, 3).permute(0, 3, 1, 2)
