@@ -37,9 +37,7 @@ def visible_edges(num_cells: int, stride: int, model_px: int, frame_px: int) -> 
     return edges * (frame_px / model_px)
 
 
-def _covered(
-    edges: NDArray[np.float64], low: NDArray[np.float32], high: NDArray[np.float32]
-) -> NDArray[np.float64]:
+def _covered(edges: NDArray[np.float64], low: NDArray[np.float32], high: NDArray[np.float32]) -> NDArray[np.float64]:
     """Fraction of each cell between ``low`` and ``high`` (N,), per box and cell (N, cells)."""
     overlap = np.minimum(high[:, None], edges[1:]) - np.maximum(low[:, None], edges[:-1])
     width = np.diff(edges)
