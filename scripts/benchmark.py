@@ -184,21 +184,21 @@ def bench_frame(rounds: int) -> None:
                 source = stack.enter_context(open_source(clip))
                 out = str(Path(folder, f"out{number}.mp4"))
                 sink = stack.enter_context(open_sink(out, source.info, options=options, audio=source.audio))
-                frames, count = iter(source), 0
-                while True:
-                    marks = [time.process_time()]
-                    frame = next(frames, None)
-                    if frame is None:
-                        break
-                    marks.append(time.process_time())
+                count, mark = 0, time.process_time()
+
+                def spend(stage: str, since: float, spent: dict[str, float] = spent) -> float:
+                    now = time.process_time()
+                    spent[stage] += now - since
+                    return now
+
+                for frame in source:
+                    mark = spend("decode", mark)
                     preprocess([frame.image])
-                    marks.append(time.process_time())
+                    mark = spend("resize", mark)
                     picture = render(frame.image, detections, style)
-                    marks.append(time.process_time())
+                    mark = spend("draw", mark)
                     sink.write(frame, picture, detections)
-                    marks.append(time.process_time())
-                    for name, before, after in zip(stages, marks, marks[1:], strict=False):
-                        spent[name] += after - before
+                    mark = spend("encode", mark)
                     count += 1
             totals.append((time.process_time() - start) / count * 1e3)
             for name in stages:
