@@ -76,5 +76,6 @@ class Preprocess:
         rows = images.permute(0, 2, 3, 1).flatten(2)  # (B, H', W' * 3)
         # Constants as long as a row: broadcasting over three channels is a loop of three, 9 times slower.
         width = images.shape[3]
-        rows = torch.addcmul(self._shift.repeat(width), rows.float(), self._scale.repeat(width))
-        return rows.to(self.dtype).view(*rows.shape[:2], width, 3).permute(0, 3, 1, 2)
+        levels = rows.float()
+        torch.addcmul(self._shift.repeat(width), levels, self._scale.repeat(width), out=levels)
+        return levels.to(self.dtype).view(*rows.shape[:2], width, 3).permute(0, 3, 1, 2)
