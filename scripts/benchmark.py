@@ -24,10 +24,10 @@ import numpy as np
 import torch
 
 from stream_detr.attention import attention_rows, record
-from stream_detr.memory import keep_freed_memory
 from stream_detr.models.detr import Detr, DetrConfig
 from stream_detr.overlay import Style, render
 from stream_detr.preprocess import Preprocess
+from stream_detr.runtime import keep_freed_memory
 from stream_detr.sinks import VideoOptions, open_sink
 from stream_detr.sources import open_source
 from stream_detr.structures import AttentionMaps, Detections

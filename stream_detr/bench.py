@@ -29,8 +29,8 @@ def measure(config: Config, rounds: int, pattern: str = PATTERN) -> Iterator[str
     """
     options = config.detector_options() | {"threshold": 0.0, "classes": None}
     detector = load_model(config.model, **options)
-    batch_size = config.batch_size or (1 if detector.device.type == "cpu" else 8)
     with open_source(pattern) as source:
+        batch_size = config.batch_size or detector.best_batch_size((source.info.height, source.info.width))
         frames = list(islice(source, max(batch_size, 2)))
     yield (
         f"{detector.name} on {detector.device} ({torch.get_num_threads()} CPU threads), {detector.precision}, "

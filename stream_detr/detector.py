@@ -23,6 +23,8 @@ from stream_detr.preprocess import Preprocess
 from stream_detr.structures import AttentionMaps, Detections, Direction, Frame
 
 ATTENTION_KINDS = ("cross", "encoder", "objects")
+MAX_BATCH_SIZE = 8
+CPU_BATCH_PIXELS = 1 << 20
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -74,6 +76,17 @@ class Detector:
         longest = options.get("max_size") or max(loaded.max_size, shorter)
         self.preprocess = Preprocess(self.device, dtype, shorter, longest)
         self.model.prepare(self.device, dtype)
+
+    def best_batch_size(self, size_hw: tuple[int, int]) -> int:
+        """How many frames of ``size_hw`` make the best use of the device in one forward.
+
+        On a CPU a forward of about a megapixel is as fast as it gets per pixel: one frame for the published models,
+        several for a small one, whose many short operations cost more than their arithmetic.
+        """
+        if self.device.type != "cpu":
+            return MAX_BATCH_SIZE
+        height, width = self.preprocess.target_hw(size_hw)
+        return max(1, min(MAX_BATCH_SIZE, CPU_BATCH_PIXELS // (height * width)))
 
     def _find_classes(self, classes: Sequence[str] | None) -> Tensor | None:
         """Ids (C,) of the named classes; None = all."""

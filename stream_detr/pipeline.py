@@ -171,7 +171,7 @@ def detected(
     source: Source, detector: Detector, config: Config, report: RunReport
 ) -> Generator[tuple[Frame, Detections], None, None]:
     """Every frame of ``source`` with its detections, read in one thread and detected in another."""
-    batch_size = config.batch_size or (1 if detector.device.type == "cpu" else 8)  # on a CPU batches gain nothing
+    batch_size = config.batch_size or detector.best_batch_size((source.info.height, source.info.width))
     frames = prefetch(read(source, config.max_frames, report), 2 * batch_size)
     return prefetch(detect(frames, detector, batch_size, config.stride, report), 2 * batch_size)
 

@@ -60,6 +60,10 @@ class Preprocess:
         mean, std = (torch.tensor(values, device=device) * 255 for values in (IMAGENET_MEAN, IMAGENET_STD))
         self._scale, self._shift = 1 / std, -mean / std  # (3,)
 
+    def target_hw(self, size_hw: tuple[int, int]) -> tuple[int, int]:
+        """Height and width in model pixels of frames ``size_hw`` large."""
+        return model_size(size_hw, self.shorter, self.longest)
+
     def __call__(self, pictures: Sequence[NDArray[np.uint8]]) -> Tensor:
         """B pictures (H, W, 3) uint8 RGB of one size -> (B, 3, H', W') normalised, channels last in memory."""
         on_gpu = self.device.type == "cuda"
@@ -68,7 +72,7 @@ class Preprocess:
         np.stack(pictures, out=batch.numpy())
         images = batch.to(self.device, non_blocking=True).permute(0, 3, 1, 2)  # (B, 3, H, W), channels last
         height, width = pictures[0].shape[:2]
-        images = resize(images, model_size((height, width), self.shorter, self.longest))
+        images = resize(images, self.target_hw((height, width)))
         return self._normalise(images)
 
     def _normalise(self, images: Tensor) -> Tensor:

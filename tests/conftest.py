@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -116,12 +115,15 @@ class FakeDetector:
 
     name = "fake"
     class_names = CLASS_NAMES
-    device = SimpleNamespace(type="cpu")
+    device = "fake"
     precision, precision_reason = "fp32", "it is a fake"
 
     def __init__(self, *, fails_at: int | None = None, error: BaseException | None = None) -> None:
         self.fails_at, self.error = fails_at, error
         self.batches: list[list[int]] = []
+
+    def best_batch_size(self, size_hw: tuple[int, int]) -> int:
+        return 2
 
     def __call__(self, frames: Sequence[Frame]) -> list[Detections]:
         self.batches.append([frame.index for frame in frames])

@@ -151,6 +151,13 @@ def test_a_wrong_option_is_one_line_that_names_it(options: dict[str, object], me
     assert "\n" not in str(caught.value)
 
 
+def test_small_pictures_make_batches_and_large_ones_do_not() -> None:
+    small = detector(size=64, max_size=128)
+    assert small.best_batch_size((480, 640)) == 8
+    assert detector(size=500, max_size=1000).best_batch_size((480, 640)) == 3
+    assert detector(size=800, max_size=1333).best_batch_size((1080, 1920)) == 1
+
+
 def test_auto_precision_says_why() -> None:
     name, reason = choose_precision("auto", torch.device("cpu"))
     assert (name == "bf16") == torch.cpu._is_avx512_bf16_supported()

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "stream_detr"
 
 # A folder counts as one module: inside it files may import one another.
 LAYERS = [
-    {"structures", "boxes", "errors", "memory"},
+    {"structures", "boxes", "errors", "runtime"},
     {"measures"},
     {"sources", "sinks", "overlay", "models", "preprocess", "attention", "postprocess", "figure"},
     {"detector", "tracking", "prefetch", "config", "plan", "report"},

@@ -9,8 +9,8 @@ from pathlib import Path
 from stream_detr.cli.progress import Progress
 from stream_detr.config import Config, load_config
 from stream_detr.errors import StreamDetrError, UsageError
-from stream_detr.memory import keep_freed_memory
 from stream_detr.plan import Job
+from stream_detr.runtime import keep_freed_memory, let_idle_threads_sleep
 from stream_detr.structures import Detections, Frame, RunReport
 
 PACKAGE = Path(__file__).parent.parent
@@ -120,6 +120,7 @@ def config_from(given: argparse.Namespace, **defaults: object) -> Config:
     config = load_config(given.config, given.set, flags, defaults)
     if config.device in ("auto", "cpu"):
         keep_freed_memory()
+        let_idle_threads_sleep()
     return config
 
 
