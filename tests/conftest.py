@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
@@ -11,6 +12,9 @@ import pytest
 from numpy.typing import NDArray
 
 from stream_detr.structures import AttentionMaps, Detections, Frame, StreamInfo
+
+# The models of the tests are so small that threads of one operation only wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 CLASS_NAMES = ("person", "car", "traffic light")
 

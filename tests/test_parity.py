@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 import shutil
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,15 +26,6 @@ from stream_detr.models.transformer import Attention
 transformers = pytest.importorskip("transformers", reason="the reference implementation is Hugging Face's")
 
 SIZES_HW = [(128, 192), (160, 96)]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Small pictures on several threads mostly wait for each other, for minutes where the machine has other work."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def randomise(model: nn.Module) -> None:
