@@ -53,9 +53,10 @@ def color(path: Path) -> NDArray[np.uint8]:
     return np.asarray(image[24, 32], np.uint8)
 
 
-def test_images_keep_their_names_and_kind(tmp_path: Path) -> None:
+def test_images_keep_their_names_and_kind(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     write_images(tmp_path / "out", ["in/a.png", "in/b.JPG", "in/c.webp", "https://host/d%20e.jpeg?size=…"])
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "b.JPG", "c.png", "d e.jpeg"]
+    assert capfd.readouterr().err == ""  # OpenCV has warnings of its own
     for path in (tmp_path / "out").iterdir():
         np.testing.assert_allclose(color(path), RED, atol=3)
 

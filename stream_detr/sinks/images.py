@@ -40,9 +40,10 @@ class ImagesSink:
         name = self._unused(frame.stream.name) if self._is_folder else os.path.basename(self._path)
         self._names.add(name.lower())
         path = Path(self._path, name) if self._is_folder else Path(self._path)
-        done, data = cv2.imencode(
-            path.suffix.lower(), cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
-        )
+        suffix = path.suffix.lower()
+        # OpenCV warns on stderr about a setting that the format doesn't have.
+        settings = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY] if suffix in (".jpg", ".jpeg") else []
+        done, data = cv2.imencode(suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), settings)
         if not done:
             raise SinkError(f"{path}: the picture can't be encoded; choose .png or .jpg")
         try:
