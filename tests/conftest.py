@@ -39,24 +39,14 @@ def make_frame(index: int, stream: StreamInfo | None = None) -> Frame:
 def small_model(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Path of a small model with seeded random weights and three classes."""
     import torch
+    from small import SMALL
 
     from stream_detr.models.checkpoint import save_checkpoint
-    from stream_detr.models.detr import Detr, DetrConfig
+    from stream_detr.models.detr import Detr
 
     torch.manual_seed(0)
-    config = DetrConfig(
-        block="basic",
-        depths=(1, 1, 1),
-        num_classes=3,
-        num_queries=6,
-        hidden_dim=32,
-        num_heads=4,
-        encoder_layers=2,
-        decoder_layers=2,
-        feedforward_dim=32,
-    )
     path = tmp_path_factory.mktemp("model") / "small.safetensors"
-    save_checkpoint(path, Detr(config), CLASS_NAMES, sizes=(64, 128))
+    save_checkpoint(path, Detr(SMALL), CLASS_NAMES, sizes=(64, 128))
     return str(path)
 
 

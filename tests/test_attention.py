@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from small import SMALL
 from torch import Tensor, nn
 
 from stream_detr.attention import (
@@ -16,7 +17,7 @@ from stream_detr.attention import (
     weights_of_rows,
 )
 from stream_detr.errors import CaptureError
-from stream_detr.models.detr import Detr, DetrConfig
+from stream_detr.models.detr import Detr
 from stream_detr.models.transformer import CrossAttention, SelfAttention
 
 WIDTH, HEADS = 64, 8
@@ -123,18 +124,7 @@ def test_a_layer_that_is_not_there_is_refused() -> None:
 
 def tiny_model() -> Detr:
     torch.manual_seed(0)
-    config = DetrConfig(
-        block="basic",
-        depths=(1, 1, 1),
-        num_classes=3,
-        num_queries=5,
-        hidden_dim=32,
-        num_heads=4,
-        encoder_layers=1,
-        decoder_layers=2,
-        feedforward_dim=32,
-    )
-    return Detr(config).eval()
+    return Detr(SMALL).eval()
 
 
 def test_a_recording_of_nothing_raises_and_never_gives_an_empty_map() -> None:
@@ -169,7 +159,7 @@ def test_hooks_are_gone_after_use_and_after_an_error() -> None:
 def rows_of(model: Detr, run: nn.Module, images: Tensor) -> Tensor:
     with torch.no_grad(), record([model.transformer.decoder.blocks()[-1].multihead_attn]) as recording:
         run(images)
-        return attention_rows(recording.take(), torch.arange(5).expand(len(images), -1), "mean")
+        return attention_rows(recording.take(), torch.arange(6).expand(len(images), -1), "mean")
 
 
 @pytest.mark.parametrize("prepared", [False, True])
@@ -193,5 +183,5 @@ def test_bf16_maps_are_float32_and_agree_with_fp32() -> None:
     model.prepare(torch.device("cpu"), torch.bfloat16)
     rows = rows_of(model, model, images)
     assert rows.dtype == torch.float32
-    torch.testing.assert_close(rows.sum(-1), torch.ones(1, 5))
+    torch.testing.assert_close(rows.sum(-1), torch.ones(1, 6))
     assert torch.corrcoef(torch.stack([rows.flatten(), expected.flatten()]))[0, 1] > 0.99

@@ -7,30 +7,20 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
+from small import SMALL
 
 from stream_detr.detector import Detector, Options, choose_device, choose_precision
 from stream_detr.errors import UsageError
 from stream_detr.models.checkpoint import LoadedModel
-from stream_detr.models.detr import Detr, DetrConfig
+from stream_detr.models.detr import Detr
 from stream_detr.structures import Frame, StreamInfo
 
-CONFIG = DetrConfig(
-    block="basic",
-    depths=(1, 1, 1),
-    num_classes=3,
-    num_queries=6,
-    hidden_dim=32,
-    num_heads=4,
-    encoder_layers=2,
-    decoder_layers=2,
-    feedforward_dim=32,
-)
 NAMES = ("cat", "dog", "bird")
 
 
 def detector(**options: object) -> Detector:
     torch.manual_seed(0)
-    model = Detr(CONFIG).eval()
+    model = Detr(SMALL).eval()
     with torch.no_grad():
         model.class_embed.bias[-1] = -3.0  # a random model finds nothing, or all of it
     given: Options = {"device": "cpu", "precision": "fp32", "size": 64, "max_size": 128, "threshold": 0.3}

@@ -4,24 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from small import SMALL
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from stream_detr.models.backbone import Backbone
-from stream_detr.models.detr import DetectionTransformer, Detr, DetrConfig, DetrDemo
+from stream_detr.models.detr import DetectionTransformer, Detr, DetrDemo
 from stream_detr.models.fuse import FusedConv, fuse_backbone
-
-SMALL = DetrConfig(
-    block="basic",
-    depths=(1, 1, 1),
-    num_classes=3,
-    num_queries=5,
-    hidden_dim=32,
-    num_heads=4,
-    encoder_layers=2,
-    decoder_layers=2,
-    feedforward_dim=64,
-)
 
 
 def randomise_norms(module: nn.Module) -> None:
@@ -127,8 +116,8 @@ def test_the_notebooks_hooks_get_features_and_full_weights() -> None:
     assert (h, w) == (4, 6)
     assert dec_attn_weights[0][0, 2].view(h, w).sum().item() == pytest.approx(1)
     assert enc_attn_weights[0][0].reshape(h, w, h, w)[1, 2].sum().item() == pytest.approx(1)
-    assert result["pred_logits"].softmax(-1)[0, :, :-1].shape == (5, 3)
-    assert result["pred_boxes"].shape == (1, 5, 4)
+    assert result["pred_logits"].softmax(-1)[0, :, :-1].shape == (6, 3)
+    assert result["pred_boxes"].shape == (1, 6, 4)
 
 
 def test_auxiliary_predictions_end_in_the_final_ones() -> None:
@@ -136,7 +125,7 @@ def test_auxiliary_predictions_end_in_the_final_ones() -> None:
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         logits, boxes = model.decode_all(images)
-    assert logits.shape == (2, 2, 5, 4)
+    assert logits.shape == (2, 2, 6, 4)
     torch.testing.assert_close((logits[-1], boxes[-1]), outputs(model, images), atol=1e-6, rtol=0)
 
 
