@@ -85,10 +85,12 @@ def select_layers(num_layers: int, layers: int | Sequence[int] | str) -> list[in
     ([5], [0, 1, 2], [0, 4])
     """
     chosen = range(num_layers) if layers == "all" else [layers] if isinstance(layers, int) else layers
+    if not chosen:
+        raise ValueError("no layer is named: give a number, several, or all")
     for layer in chosen:
         if not isinstance(layer, int) or not -num_layers <= layer < num_layers:
             raise ValueError(f"layer {layer} does not exist: this model has layers 0 to {num_layers - 1}")
-    return [layer % num_layers for layer in chosen if isinstance(layer, int)]
+    return list(dict.fromkeys(layer % num_layers for layer in chosen if isinstance(layer, int)))
 
 
 def gather_rows(x: Tensor, rows: Tensor) -> Tensor:
@@ -99,10 +101,9 @@ def gather_rows(x: Tensor, rows: Tensor) -> Tensor:
 def weights_of_rows(projections: Projections, rows: Tensor) -> Tensor:
     """Attention weights of the query rows ``rows`` (B, n) int64 over all keys -> (B, M, n, Lk) float32."""
     q, k = projections
-    # Scores leave the matrix product in the model's precision; the softmax is in float32 (design: maps are normalised
-    # in float32 whatever the model's precision).
-    scores = gather_rows(q, rows) @ k.transpose(-2, -1)
-    return torch.softmax(scores.float() * q.shape[-1] ** -0.5, dim=-1)
+    # Scores reach a thousand and more, where bf16 steps by 8: not even their rounding is left to the model's precision.
+    scores = gather_rows(q, rows).float() @ k.float().transpose(-2, -1)
+    return torch.softmax(scores * q.shape[-1] ** -0.5, dim=-1)
 
 
 def weights_of_columns(projections: Projections, columns: Tensor, chunk: int = 1024) -> Tensor:
@@ -110,13 +111,13 @@ def weights_of_columns(projections: Projections, columns: Tensor, chunk: int = 1
 
     Each row's softmax needs all of its keys, so the full scores are formed, ``chunk`` rows at a time.
     """
-    q, k = projections
+    q, k = (each.float() for each in projections)
     scale = q.shape[-1] ** -0.5
     chosen = gather_rows(k, columns)
     parts = []
     for some in q.split(chunk, dim=2):
-        total = (some @ k.transpose(-2, -1)).float().mul_(scale).logsumexp(-1, keepdim=True)  # (B, M, chunk, 1)
-        parts.append(((some @ chosen.transpose(-2, -1)).float() * scale - total).exp())
+        total = (some @ k.transpose(-2, -1)).mul_(scale).logsumexp(-1, keepdim=True)  # (B, M, chunk, 1)
+        parts.append(((some @ chosen.transpose(-2, -1)) * scale - total).exp())
     return torch.cat(parts, dim=2).transpose(-2, -1)
 
 

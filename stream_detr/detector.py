@@ -62,12 +62,19 @@ class Detector:
     """
 
     def __init__(self, loaded: LoadedModel, **options: Unpack[Options]) -> None:
+        for name in options:
+            if name not in Options.__annotations__:
+                raise UsageError(f"unknown option {name!r}: known are {', '.join(Options.__annotations__)}")
         self.name, self.class_names, self.model = loaded.name, loaded.class_names, loaded.model
         self.device = choose_device(options.get("device", "auto"))
         self.precision, self.precision_reason = choose_precision(options.get("precision", "auto"), self.device)
         self.threshold = options.get("threshold", 0.7)
         self.head = options.get("head", "mean")
         self.direction: Direction = options.get("direction", "looks-at")
+        if self.direction not in ("looks-at", "looked-at-by"):
+            raise UsageError(f"direction {self.direction!r} is not one of looks-at, looked-at-by")
+        if not isinstance(self.head, int) and self.head not in ("mean", "max"):
+            raise UsageError(f"head {self.head!r} is not mean, max or a head's number")
         self.points_xy = np.asarray(options.get("points", ()), np.float32).reshape(-1, 2)
         self._class_ids = self._find_classes(options.get("classes"))
         self._modules = self._find_modules(options.get("attention", "cross"), options.get("layers", -1))
@@ -250,6 +257,8 @@ def choose_precision(name: str, device: torch.device) -> tuple[str, str]:
     Raises:
         UsageError: the device can't run the named precision.
     """
+    if name not in ("auto", *DTYPES):
+        raise UsageError(f"precision {name!r} is not one of auto, {', '.join(DTYPES)}")
     if name == "fp16" and device.type == "cpu":
         raise UsageError("precision fp16 needs a GPU: use fp32 or bf16 on a CPU")
     if name != "auto":

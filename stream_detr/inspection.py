@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from stream_detr.config import Config
@@ -30,6 +31,8 @@ def inspect_frame(
     """
     if not output.lower().endswith(".png"):
         raise UsageError(f"{output}: the figure is a PNG file; name it like figure.png")
+    if os.path.realpath(output) == os.path.realpath(source):
+        raise UsageError(f"{output}: the input would be overwritten; choose another output")
     check_output(output, config.overwrite)
     frame = frame_at(source, at_seconds)
     detector = detector or _load_detector(config)
@@ -59,12 +62,12 @@ def frame_at(source: str, at_seconds: float) -> Frame:
             if shown is not None and frame.seconds - begin > at_seconds:
                 return shown
             shown = frame
-        rate = opened.info.frame_rate
+        rate, name = opened.info.frame_rate, opened.info.name
     if shown is None:
-        raise SourceError(f"{source}: has no frame that can be read; try to play it")
+        raise SourceError(f"{name}: has no frame that can be read; try to play it")
     end = shown.seconds - begin + (float(1 / rate) if rate else 0.0)
     if at_seconds > end:
-        raise UsageError(f"--at {at_seconds:g} is past the end: {source} is {end:.2f} s long")
+        raise UsageError(f"--at {at_seconds:g} is past the end: {name} is {end:.2f} s long")
     return shown
 
 

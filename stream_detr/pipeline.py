@@ -17,6 +17,7 @@ from stream_detr.plan import Job, check_outputs, plan
 from stream_detr.prefetch import batched, prefetch
 from stream_detr.report import Outcome, write_report
 from stream_detr.sinks import RecordsSink, Sink, VideoOptions, open_sink
+from stream_detr.sinks.codecs import encoder_settings
 from stream_detr.sources import Source, find_inputs, open_source
 from stream_detr.structures import Detections, Frame, RunReport
 
@@ -27,7 +28,7 @@ log = logging.getLogger("stream_detr")
 
 OnFrame = Callable[[Job, Frame, Detections, RunReport], None]
 
-# With a stride the frames between wait for the model; that many pictures at most are kept waiting.
+# With a stride the frames between wait for the model: groups of this many pictures at most, whatever the stride.
 _MAX_WAITING = 32
 
 
@@ -49,9 +50,10 @@ def run(
 ) -> list[Outcome]:
     """Annotate every source into ``output``, a file or a folder, with one model for all.
 
-    What can go wrong early does so before the model loads: outputs that exist, inputs that can't be opened.
-    An input that is broken is logged and noted in its outcome, and the others still go on. However the run
-    ends, what was written so far is closed properly and the report, if asked for, is written.
+    What can go wrong does so early: settings, inputs that are missing and outputs that exist before the model
+    loads, and the model before any video is opened or an old output is touched. An input that is broken is
+    logged and noted in its outcome, and the others still go on. However the run ends, what was written so far is
+    closed properly and the report, if asked for, is written.
 
     Args:
         sources: files, folders, globs or URLs, see :func:`stream_detr.sources.find_inputs`.
@@ -63,11 +65,13 @@ def run(
     jobs = plan(find_inputs(sources), output)
     check_outputs(jobs, [config.records, config.report], overwrite=config.overwrite)
     video = VideoOptions(config.codec, config.crf, config.preset)
+    encoder_settings(video)
     outcomes: list[Outcome] = []
     with ExitStack() as stack:
-        if config.report is not None:
+        if config.report:
             stack.callback(lambda: _write_report(str(config.report), config, detector, outcomes))
-        records = [stack.enter_context(RecordsSink(config.records))] if config.records is not None else []
+        detector = detector or load_detector(config)
+        records = [stack.enter_context(RecordsSink(config.records))] if config.records else []
         for job in jobs:
             outcome = Outcome(job.input.name, job.output, RunReport())
             outcomes.append(outcome)
@@ -76,7 +80,6 @@ def run(
                     open_source(job.input) as source,
                     open_sink(job.output, source.info, options=video, audio=source.audio) as sink,
                 ):
-                    detector = detector or load_detector(config)
                     started = perf_counter()
                     annotate(job, source, detector, [sink, *records], config, outcome.report, on_frame)
                     with timed(outcome.report, "write"):
@@ -203,7 +206,7 @@ def detect(
     """
     held = Detections.empty(tuple(detector.class_names))
     last_view: tuple[str, tuple[int, int]] | None = None
-    with closing(batched(frames, stride * max(1, min(batch_size, _MAX_WAITING // stride)))) as groups:
+    with closing(batched(frames, max(batch_size, min(stride * batch_size, _MAX_WAITING)))) as groups:
         for group in groups:
             chosen: list[Frame] = []
             for frame in group:

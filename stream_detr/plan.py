@@ -26,7 +26,7 @@ def plan(inputs: Sequence[Input], output: str) -> list[Job]:
     """Give every input its output.
 
     ``output`` with a suffix is a file and fits one input. Anything else is a folder, in which a video keeps its
-    name, with the suffix ``.mp4``, and an image its own.
+    name, with the suffix ``.mp4``, and an image its own; images of a second folder or glob get a folder below.
 
     Raises:
         UsageError: several inputs for one file.
@@ -38,9 +38,7 @@ def plan(inputs: Sequence[Input], output: str) -> list[Job]:
     jobs: list[Job] = []
     for each in inputs:
         used = {job.output for job in jobs}
-        # The separator at the end says folder, also of one that has a suffix in its name.
-        path = os.path.join(output, "") if each.kind == "images" else _unused(output, _stem(each), used)
-        jobs.append(Job(each, path))
+        jobs.append(Job(each, _unused(output, each, used)))
     return jobs
 
 
@@ -55,13 +53,16 @@ def check_outputs(jobs: Sequence[Job], others: Sequence[str | None], *, overwrit
     seen: set[str] = set()
     for path in [job.output for job in jobs] + [path for path in others if path]:
         place = os.path.realpath(path)
-        if place in seen and not path.endswith(os.sep):
+        if place in seen:
             raise UsageError(f"{path}: is named for two outputs; give each its own file")
         if place in inputs or any(os.path.dirname(uri) == place for uri in inputs):
             raise UsageError(f"{path}: an input would be overwritten; choose another output")
         seen.add(place)
-    for path in dict.fromkeys([job.output for job in jobs] + [path for path in others if path]):
-        check_output(path, overwrite)
+    for job in jobs:
+        check_output(job.output, overwrite)
+    for file in others:
+        if file:
+            check_output(file, overwrite, may_be_folder=False)
 
 
 def _stem(given: Input) -> str:
@@ -70,9 +71,15 @@ def _stem(given: Input) -> str:
     return Path(path).stem or given.kind
 
 
-def _unused(folder: str, stem: str, used: set[str]) -> str:
-    number, path = 1, os.path.join(folder, f"{stem}.mp4")
-    while path in used:
+def _unused(folder: str, given: Input, used: set[str]) -> str:
+    """A path in ``folder`` for one input that no other has: a video's file, or where its images go."""
+    number = 1
+    while True:
+        if given.kind == "images":
+            # The separator at the end says folder, also of one that has a suffix in its name.
+            path = os.path.join(folder, "" if number == 1 else f"images-{number}", "")
+        else:
+            path = os.path.join(folder, f"{_stem(given)}{'' if number == 1 else f'-{number}'}.mp4")
+        if path not in used:
+            return path
         number += 1
-        path = os.path.join(folder, f"{stem}-{number}.mp4")
-    return path

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from stream_detr.errors import StreamDetrError
+
 
 class Kept(NamedTuple):
     """The kept queries of a batch, best first, padded to the fullest image.
@@ -30,9 +32,14 @@ def keep_objects(logits: Tensor, boxes_cxcywh: Tensor, threshold: float, class_i
         boxes_cxcywh: (B, Q, 4) in [0, 1].
         threshold: score in [0, 1] that a kept query exceeds.
         class_ids: (C,) int64, the classes to keep; None = all.
+
+    Raises:
+        StreamDetrError: the logits are not finite, which half precision can do to a model.
     """
     probabilities = logits.float().softmax(-1)[..., :-1]  # (B, Q, K)
     scores, labels = probabilities.max(-1)  # (B, Q)
+    if scores.isnan().any():
+        raise StreamDetrError("the model's output is not finite: try --precision fp32")
     if class_ids is not None:
         scores = torch.where(torch.isin(labels, class_ids), scores, -1.0)
     scores, query_ids = scores.sort(dim=-1, descending=True)

@@ -25,7 +25,7 @@ def model_size(size_hw: tuple[int, int], shorter: int, longest: int) -> tuple[in
     height, width = size_hw
     low, high = min(height, width), max(height, width)
     if high / low * shorter > longest:
-        shorter = round(longest * low / high)
+        shorter = max(1, round(longest * low / high))
     if low == shorter:
         return height, width
     if width < height:
@@ -70,7 +70,7 @@ class Preprocess:
         # Copying also lifts numpy's read-only flag, which torch cannot express, and gives the GPU pinned memory.
         batch = torch.empty((len(pictures), *pictures[0].shape), dtype=torch.uint8, pin_memory=on_gpu)
         np.stack(pictures, out=batch.numpy())
-        images = batch.to(self.device, non_blocking=True).permute(0, 3, 1, 2)  # (B, 3, H, W), channels last
+        images = batch.to(self.device, non_blocking=on_gpu).permute(0, 3, 1, 2)  # (B, 3, H, W), channels last
         height, width = pictures[0].shape[:2]
         images = resize(images, self.target_hw((height, width)))
         return self._normalise(images)

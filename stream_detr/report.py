@@ -50,6 +50,6 @@ def write_report(
         "runs": [asdict(outcome) for outcome in outcomes],
     }
     try:
-        Path(path).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        Path(path).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8", "backslashreplace")
     except OSError as error:
         raise write_error(path, error) from error

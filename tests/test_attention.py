@@ -120,6 +120,9 @@ def test_layers_are_averaged() -> None:
 def test_a_layer_that_is_not_there_is_refused() -> None:
     with pytest.raises(ValueError, match="layer 6 does not exist: this model has layers 0 to 5"):
         select_layers(6, [0, 6])
+    with pytest.raises(ValueError, match="no layer is named"):
+        select_layers(6, [])
+    assert select_layers(6, [5, -1]) == [5]  # named twice, recorded once
 
 
 def tiny_model() -> Detr:
@@ -162,14 +165,14 @@ def rows_of(model: Detr, run: nn.Module, images: Tensor) -> Tensor:
         return attention_rows(recording.take(), torch.arange(6).expand(len(images), -1), "mean")
 
 
-@pytest.mark.parametrize("prepared", [False, True])
-def test_a_compiled_model_captures_even_when_it_ran_before(prepared: bool) -> None:
+@pytest.mark.parametrize(("prepared", "backend"), [(False, "eager"), (True, "aot_eager")])
+def test_a_compiled_model_captures_even_when_it_ran_before(prepared: bool, backend: str) -> None:
     model = tiny_model()
     images = torch.randn(2, 3, 64, 96)
     expected = rows_of(model, model, images)
     if prepared:
         model.prepare(torch.device("cpu"), torch.float32)
-    compiled = torch.compile(model, backend="eager")
+    compiled = torch.compile(model, backend=backend)
     with torch.no_grad():
         compiled(images)
     torch.testing.assert_close(rows_of(model, compiled, images), expected, atol=1e-5, rtol=0)

@@ -257,7 +257,11 @@ class Terminal(io.StringIO):
 
 def updates(name: str, counts: Sequence[int], total: int | None) -> Iterator[tuple[str, StreamInfo, RunReport]]:
     for count in counts:
-        yield name, StreamInfo(name, 64, 48, Fraction(10), total), RunReport(frames_written=count)
+        yield (
+            name,
+            StreamInfo(name, 64, 48, Fraction(10), total),
+            RunReport(frames_written=count, elapsed_seconds=count / 4),
+        )
 
 
 def test_in_a_pipe_a_line_comes_every_ten_seconds_and_at_the_end() -> None:

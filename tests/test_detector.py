@@ -118,6 +118,9 @@ def test_only_the_classes_asked_for() -> None:
     wanted = everything.names[0]
     [found] = detector(threshold=0.0, classes=[wanted])([frame()])
     assert set(found.names) == {wanted}
+    other = next(name for name in NAMES if name not in everything.names)
+    [none] = detector(threshold=0.0, classes=[other])([frame()])
+    assert len(none) == 0
 
 
 @pytest.mark.parametrize(
@@ -132,6 +135,10 @@ def test_only_the_classes_asked_for() -> None:
         ({"attention": "encoder"}, "needs at least one reference point: --point X,Y"),
         ({"attention": "crss"}, "attention 'crss' is not one of none, cross"),
         ({"points": [(1.2, 0.5)]}, "point 1.2,0.5 lies outside the frame"),
+        ({"treshold": 0.9}, "unknown option 'treshold'"),
+        ({"precision": "half"}, "precision 'half' is not one of auto, fp32, bf16, fp16"),
+        ({"direction": "looked_at_by"}, "direction 'looked_at_by' is not one of looks-at, looked-at-by"),
+        ({"head": "average"}, "head 'average' is not mean, max or a head's number"),
     ],
 )
 def test_a_wrong_option_is_one_line_that_names_it(options: dict[str, object], message: str) -> None:
@@ -148,9 +155,11 @@ def test_small_pictures_make_batches_and_large_ones_do_not() -> None:
     assert detector(size=800, max_size=1333).best_batch_size((1080, 1920)) == 1
 
 
-def test_auto_precision_says_why() -> None:
+@pytest.mark.parametrize(("native", "expected"), [(True, "bf16"), (False, "fp32")])
+def test_auto_precision_says_why(monkeypatch: pytest.MonkeyPatch, native: bool, expected: str) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
     name, reason = choose_precision("auto", torch.device("cpu"))
-    assert (name == "bf16") == torch.cpu._is_avx512_bf16_supported()
+    assert name == expected
     assert reason.startswith("auto: ")
     assert choose_precision("fp32", torch.device("cpu")) == ("fp32", "asked for")
     assert choose_device("cpu").type == "cpu"
@@ -160,8 +169,8 @@ def test_auto_precision_says_why() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_cuda_agrees_with_the_cpu(precision: str) -> None:
-    [expected] = detector(attention=("cross", "objects"))([frame()])
-    [found] = detector(attention=("cross", "objects"), device="cuda", precision=precision)([frame()])
+    [expected] = detector(attention=("cross", "objects"))([frame(90, 150)])
+    [found] = detector(attention=("cross", "objects"), device="cuda", precision=precision)([frame(90, 150)])
     kept = np.isin(found.query_ids, expected.query_ids)
     assert len(found)
     assert kept.mean() > 0.7

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from small import SMALL
@@ -91,7 +92,7 @@ def test_kept_positional_terms_are_bounded() -> None:
     for side in range(64, 64 + 16 * 12, 16):
         outputs(model, torch.zeros(1, 3, side, 64))
     assert model._terms is not None
-    assert len(model._terms) <= 8
+    assert len(model._terms) <= 2
 
 
 def test_the_notebooks_hooks_get_features_and_full_weights() -> None:
@@ -118,6 +119,30 @@ def test_the_notebooks_hooks_get_features_and_full_weights() -> None:
     assert enc_attn_weights[0][0].reshape(h, w, h, w)[1, 2].sum().item() == pytest.approx(1)
     assert result["pred_logits"].softmax(-1)[0, :, :-1].shape == (6, 3)
     assert result["pred_boxes"].shape == (1, 6, 4)
+
+
+def test_a_model_is_prepared_once_and_its_heads_stay_exact_in_bf16() -> None:
+    model = small(Detr)
+    assert isinstance(model, Detr)
+    exact = model.class_embed.weight.detach().clone()
+    model.prepare(torch.device("cpu"), torch.bfloat16)
+    torch.testing.assert_close(model.class_embed.weight, exact, atol=0, rtol=0)
+    assert model.transformer.encoder.blocks()[0].linear1.weight.dtype == torch.bfloat16
+    with pytest.raises(RuntimeError, match="prepared already"):
+        model.prepare(torch.device("cpu"), torch.float32)
+
+
+@pytest.mark.parametrize("kind", [Detr, DetrDemo])
+def test_weights_for_hooks_are_float32_in_bf16_too(kind: type[Detr]) -> None:
+    model = small(kind)
+    model.prepare(torch.device("cpu"), torch.bfloat16)
+    model.return_attention_weights()
+    taken: list[Tensor] = []
+    module = model.transformer.decoder.blocks()[-1].multihead_attn
+    module.register_forward_hook(lambda self, input, output: taken.append(output[1]))
+    with torch.no_grad():
+        model(torch.randn(1, 3, 64, 96))
+    np.testing.assert_allclose(taken[0].numpy().sum(-1), 1, atol=1e-5)
 
 
 def test_auxiliary_predictions_end_in_the_final_ones() -> None:

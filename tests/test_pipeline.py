@@ -229,11 +229,16 @@ def test_one_model_serves_all_inputs(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert len(loaded) == 1
 
 
-def test_no_model_loads_when_no_input_can_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_model_loads_for_an_input_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "load_detector", no_model)
+    with pytest.raises(SourceError, match="no such file"):
+        run([str(tmp_path / "no.mp4")], str(tmp_path / "out.mp4"), Config())
+
+
+def test_an_input_that_cannot_be_opened_leaves_no_output(tmp_path: Path) -> None:
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"not a video")
-    [outcome] = run([str(broken)], str(tmp_path / "out.mp4"), Config())
+    [outcome] = run([str(broken)], str(tmp_path / "out.mp4"), Config(), detector=FakeDetector())
     assert str(broken) in str(outcome.error)
     assert not (tmp_path / "out.mp4").exists()
 
@@ -276,12 +281,15 @@ def test_a_model_that_cannot_load_leaves_no_output_but_a_report(
         raise CheckpointError("detr.pth: truncated")
 
     monkeypatch.setattr(pipeline, "load_detector", refuse)
+    (tmp_path / "old.jsonl").write_text("precious")
+    settings = {"report": str(tmp_path / "out.json"), "records": str(tmp_path / "old.jsonl"), "overwrite": True}
     with pytest.raises(CheckpointError):
-        run(["pattern"], str(tmp_path / "out.mp4"), Config(report=str(tmp_path / "out.json")))
+        run(["pattern"], str(tmp_path / "out.mp4"), Config(**settings))
+    assert (tmp_path / "old.jsonl").read_text() == "precious"
     assert not (tmp_path / "out.mp4").exists()
     told = json.loads((tmp_path / "out.json").read_text())
     assert told["model"] is None
-    assert told["runs"][0]["error"] == "detr.pth: truncated"
+    assert told["runs"] == []
 
 
 def test_an_interrupted_run_keeps_what_was_written_and_says_so(tmp_path: Path) -> None:
@@ -345,3 +353,36 @@ def test_analyze_opens_nothing_before_the_first_frame_is_asked_for() -> None:
     results = analyze("missing.mp4", FakeDetector())  # type: ignore[arg-type]
     with pytest.raises(StreamDetrError, match=r"missing\.mp4"):
         next(results)
+
+
+def test_images_of_two_folders_do_not_overwrite_each_other(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        cv2.imwrite(str(tmp_path / folder / "same.png"), np.full((48, 64, 3), 90, np.uint8))
+    run_on_patterns(tmp_path / "out", Config(), [str(tmp_path / "a"), str(tmp_path / "b")])
+    assert sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.png")) == [
+        "images-2/same.png",
+        "same.png",
+    ]
+
+
+def test_a_large_stride_reads_no_further_ahead_than_a_small_one() -> None:
+    source, sink = FakeSource(400), FakeSink()
+    most = 0
+
+    class Watching(FakeSink):
+        def write(self, frame: Frame, image: Any, detections: Detections) -> None:
+            nonlocal most
+            most = max(most, source.given - frame.index)
+            sink.write(frame, image, detections)
+
+    loop(source, Watching(), FakeDetector(), stride=200, batch_size=1)
+    assert most < 150
+    assert len(pairs(sink)) == 400
+
+
+@pytest.mark.parametrize("which", ["records", "report"])
+def test_records_and_report_need_no_suffix(tmp_path: Path, which: str) -> None:
+    [outcome] = run_on_patterns(tmp_path / "out.mp4", Config(**{which: str(tmp_path / "plain")}))
+    assert outcome.error is None
+    assert (tmp_path / "plain").is_file()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
+from stream_detr.errors import StreamDetrError
 from stream_detr.postprocess import keep_objects
 
 
@@ -35,6 +37,13 @@ def test_a_class_filter_leaves_the_others_out() -> None:
     kept = keep_objects(logits, torch.rand(1, 3, 4), 0.5, torch.tensor([1]))
     assert kept.counts == [1]
     assert kept.class_ids.tolist() == [[1]]
+
+
+def test_a_model_that_has_lost_its_numbers_is_not_taken_for_an_empty_picture() -> None:
+    logits = logits_of([[0.75, 0.8]], [[0, 1]])
+    logits[0, 0] = torch.nan
+    with pytest.raises(StreamDetrError, match="not finite: try --precision fp32"):
+        keep_objects(logits, torch.rand(1, 2, 4), 0.7)
 
 
 def test_nothing_found_is_no_rows() -> None:

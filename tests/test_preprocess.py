@@ -19,6 +19,8 @@ from stream_detr.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess, mode
         ((800, 800), (800, 800)),
         ((100, 1000), (133, 1330)),
         ((800, 1201), (800, 1201)),
+        ((1, 5000), (1, 5000)),
+        ((2, 20000), (1, 10000)),
     ],
 )
 def test_sizes_are_the_reference_ones(size_hw: tuple[int, int], expected: tuple[int, int]) -> None:

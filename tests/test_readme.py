@@ -35,6 +35,10 @@ def test_every_file_and_link_exists() -> None:
         assert (ROOT / path).exists(), path
 
 
+def test_no_figure_is_left_to_fill_in() -> None:
+    assert not re.search(r"^[A-Z]+_[A-Z_]+$", README, re.MULTILINE)
+
+
 def test_the_two_commands_are_executable() -> None:
     for name in ("demo", "test"):
         assert (ROOT / "scripts" / name).stat().st_mode & 0o111

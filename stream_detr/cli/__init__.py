@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 failed, 2 bad usage or config, 130 interrupted with the ou
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import signal
@@ -23,6 +24,9 @@ DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; never raises."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a file name need not be text
     with _log_on_stderr(quiet="--quiet" in arguments), _terminate_like_ctrl_c():
         try:
             code = _run(arguments)

@@ -14,14 +14,15 @@ from stream_detr.runtime import keep_freed_memory, let_idle_threads_sleep
 from stream_detr.structures import Detections, Frame, RunReport
 
 PACKAGE = Path(__file__).parent.parent
+DEMO_OUTPUT = "stream-detr-demo.mp4"
 
 
 def demo(given: argparse.Namespace) -> int:
     """Annotate the embedded clip with the embedded model."""
     config = config_from(given, model="tiny")
-    if given.output is None and not (config.records or config.report):
-        config = config.model_copy(update={"overwrite": True})
-    return annotate([str(PACKAGE / "demo.mp4")], given.output or "stream-detr-demo.mp4", config, given)
+    if given.output is None:
+        Path(DEMO_OUTPUT).unlink(missing_ok=True)
+    return annotate([str(PACKAGE / "demo.mp4")], given.output or DEMO_OUTPUT, config, given)
 
 
 def process(given: argparse.Namespace) -> int:
@@ -69,7 +70,8 @@ def inspect(given: argparse.Namespace) -> int:
         at_seconds = float(given.at)
     except ValueError:
         raise UsageError(f"--at: expected seconds, got '{given.at}'") from None
-    for line in inspect_frame(given.source, at_seconds, config_from(given), given.output):
+    config = config_from(given, direction="looked-at-by")  # the direction that the notebook draws
+    for line in inspect_frame(given.source, at_seconds, config, given.output):
         if not given.quiet:
             print(line)
     if not given.quiet:

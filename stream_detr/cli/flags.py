@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import re
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -17,6 +18,7 @@ class Parser(argparse.ArgumentParser):
     """argparse whose errors are one line, with the nearest flag for one that doesn't exist."""
 
     def error(self, message: str) -> NoReturn:
+        message = re.sub(r"(?<=://)[^\s/]*@", "", message)  # arguments may be addresses with a password
         unknown = message.removeprefix("unrecognized arguments: ").split()[0]
         if message.startswith("unrecognized arguments: -"):
             near = difflib.get_close_matches(unknown.split("=")[0], self.flags(), n=1)

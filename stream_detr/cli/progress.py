@@ -38,7 +38,7 @@ class Progress:
             self.bar.update(done - self.bar.n)
             return
         now = self.clock()
-        rate = done / max(now - self.started, 1e-9)
+        rate = done / max(report.elapsed_seconds, 1e-9)
         # A header's count can be wrong; a total that was passed is not shown.
         left = f", {(total - done) / rate:.0f} s left" if total and rate and done < total else ""
         self.last = f"{name}: {done}{f' of {total}' if total and done <= total else ''} frames, {rate:.1f} fps{left}"

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 from torchvision.ops import FrozenBatchNorm2d
 
+from stream_detr.errors import UsageError
+
 BLOCKS: dict[str, type[BasicBlock] | type[Bottleneck]] = {"basic": BasicBlock, "bottleneck": Bottleneck}
 
 
@@ -82,11 +84,11 @@ def grid_of_embeddings(columns: Tensor, rows: Tensor, grid_hw: tuple[int, int]) 
     """Learned positions: column embeddings (50, D / 2) and row embeddings (50, D / 2) -> (1, h * w, D).
 
     Raises:
-        ValueError: the grid is larger than the learned tables.
+        UsageError: the grid is larger than the learned tables.
     """
     h, w = grid_hw
     if h > len(rows) or w > len(columns):
-        raise ValueError(
+        raise UsageError(
             f"this model has learned positions for at most {len(rows)}x{len(columns)} cells, "
             f"the frame needs {h}x{w}: choose a smaller --size"
         )

@@ -95,12 +95,13 @@ class DetectionTransformer(nn.Module):
         """`project_positions`, computed once a grid size after `prepare`."""
         if self._terms is None or torch.compiler.is_compiling():
             return self.project_positions(grid_hw, like)
-        if grid_hw not in self._terms:
-            # One size per stream is the rule; a folder of images must not fill the memory with terms.
-            if len(self._terms) >= 8:
-                self._terms.pop(next(iter(self._terms)))
-            self._terms[grid_hw] = self.project_positions(grid_hw, like)
-        return self._terms[grid_hw]
+        # One size per stream is the rule; a folder of images must not fill the memory with terms: the two sizes that
+        # were used last are kept, some 100 MB each for the largest models.
+        terms = self._terms.pop(grid_hw, None) or self.project_positions(grid_hw, like)
+        if len(self._terms) >= 2:
+            self._terms.pop(next(iter(self._terms)))
+        self._terms[grid_hw] = terms
+        return terms
 
     def prepare(self, device: torch.device, dtype: torch.dtype) -> None:
         """Make ready for inference, once and for good: backbone fused, weights moved, positional terms kept.
@@ -108,10 +109,13 @@ class DetectionTransformer(nn.Module):
         The decoder's last norm and the heads stay in float32: most of the box error of half precision is the rounding
         of their outputs, and they cost next to nothing.
         """
+        if self._terms is not None:
+            raise RuntimeError("this model is prepared already: load it again to prepare it otherwise")
         self.fuse()
+        exact = nn.ModuleList([self.transformer.decoder.norm, *self.head_modules()])
+        weights = {name: tensor.clone() for name, tensor in exact.state_dict().items()}
         self.to(device, dtype)
-        for module in (self.transformer.decoder.norm, *self.head_modules()):
-            module.float()
+        exact.float().load_state_dict(weights)
         self.eval().requires_grad_(False)
         self._terms = {}
 

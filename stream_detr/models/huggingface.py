@@ -238,6 +238,8 @@ class HuggingFaceConfig:
             shorter, longest = size.get("shortest_edge"), size.get("longest_edge", content.get("max_size"))
         else:
             shorter, longest = size, content.get("max_size")
+        if shorter is None and isinstance(size, dict) and "height" not in size:
+            shorter = longest  # only the longer side is bounded: it becomes that long
         if not isinstance(shorter, int):
             return None
         return shorter, longest if isinstance(longest, int) else 1333

@@ -70,8 +70,9 @@ class Attention(nn.Module):
             self.projections = (q, k)
         weights = None
         if self.return_weights:
-            attention = (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(-1)  # (B, M, Lq, Lk)
-            mixed, weights = attention @ v, attention.mean(1)
+            scores = q.float() @ k.float().transpose(-2, -1) * q.shape[-1] ** -0.5
+            attention = scores.softmax(-1)  # (B, M, Lq, Lk) float32, whatever the model's precision
+            mixed, weights = attention.to(v.dtype) @ v, attention.mean(1)
         else:
             mixed = F.scaled_dot_product_attention(q, k, v)
         return self.out_proj(mixed.transpose(1, 2).flatten(2)), weights

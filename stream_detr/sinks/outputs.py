@@ -36,17 +36,18 @@ def is_picture(path: str) -> bool:
     return not is_folder(path) and Path(path).suffix.lower() in PICTURE_SUFFIXES
 
 
-def check_output(path: str, overwrite: bool) -> None:
+def check_output(path: str, overwrite: bool, *, may_be_folder: bool = True) -> None:
     """Make sure that ``path`` can be written, before any work is done; missing folders are made.
 
-    A path without suffix means a folder of images: it may exist, but unless ``overwrite`` it has to be empty.
+    A path without suffix means a folder of images, unless ``may_be_folder`` is off: it may exist, but unless
+    ``overwrite`` it has to be empty.
 
     Raises:
         SinkError: it exists and ``overwrite`` is off, is a folder where a file is meant or the other way round,
             or its folder can't be written.
     """
     target = Path(path)
-    wants_folder = is_folder(path)
+    wants_folder = may_be_folder and is_folder(path)
     if target.is_dir() and not wants_folder:
         raise SinkError(f"{path}: is a folder; name a file in it")
     if wants_folder and target.exists() and not target.is_dir():

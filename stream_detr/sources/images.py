@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import http.client
 import logging
 import time
 import urllib.error
@@ -12,7 +13,7 @@ from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Self
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import cv2
 import numpy as np
@@ -93,8 +94,8 @@ def read_image(uri: str) -> NDArray[np.uint8]:
     except urllib.error.HTTPError as error:
         error.close()  # it is the connection as well
         raise SourceError(f"{name}: the server says {error.code} {error.reason}; check the address") from None
-    except OSError as error:  # urllib's errors among them; their text may hold the address
-        reason = error.strerror or str(getattr(error, "reason", "")) or type(error).__name__
+    except (OSError, http.client.HTTPException, ValueError) as error:  # their text may hold the address
+        reason = getattr(error, "strerror", None) or str(getattr(error, "reason", "")) or type(error).__name__
         raise SourceError(f"{name}: can't be read ({reason}); check that it is there and readable") from None
     if not data:
         raise SourceError(f"{name}: is empty (0 bytes); copy or download it again")
@@ -109,11 +110,12 @@ def read_image(uri: str) -> NDArray[np.uint8]:
 
 def _download(uri: str) -> bytes:
     parts = urlsplit(uri)
-    address = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    path = quote(parts.path, safe="/%:@!$&'()*+,;=~")
+    address = parts._replace(netloc=parts.netloc.rpartition("@")[2], path=path).geturl()
     request = urllib.request.Request(address, headers={"User-Agent": "stream-detr"})
     if parts.username is not None:
         login = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
-        request.add_header("Authorization", "Basic " + base64.b64encode(login).decode())
+        request.add_unredirected_header("Authorization", "Basic " + base64.b64encode(login).decode())
     with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as response:
         data: bytes = response.read(_MOST_BYTES)
     return data

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import sys
 import time
 from collections.abc import Iterator
@@ -234,10 +235,28 @@ def _open(given: Input) -> InputContainer:
         raise SourceError(f"{name}: can't be opened ({_reason(error)}); {remedy}") from None
 
 
-def _stdin() -> BinaryIO:
+class _Pipe:
+    """What is piped in, read without Python's buffer, whose lock a stalled read would hold for ever."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def read(self, size: int) -> bytes:
+        """Up to ``size`` bytes as soon as there are some; none at the end, as ``read`` of a file.
+
+        Raises:
+            SourceError: nothing comes for as long as a server would be waited for.
+        """
+        seconds = _TIMEOUTS_SECONDS[1]
+        if not select.select([self._descriptor], [], [], seconds)[0]:
+            raise SourceError(f"stdin: no data for {seconds:.0f} s; check the program that writes into the pipe")
+        return os.read(self._descriptor, size)
+
+
+def _stdin() -> BinaryIO | _Pipe:
     if sys.stdin is None or sys.stdin.isatty():
         raise SourceError("stdin: nothing is piped in; use it as in: cat clip.mkv | stream-detr process - -o out.mp4")
-    return sys.stdin.buffer
+    return sys.stdin.buffer if sys.stdin.buffer.seekable() else _Pipe(sys.stdin.fileno())
 
 
 def _reason(error: av.error.FFmpegError) -> str:
