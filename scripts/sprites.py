@@ -3,13 +3,14 @@
     python scripts/sprites.py CACHE_FOLDER            # needs npm and `pip install resvg-py`
 
 Writes ``CACHE_FOLDER/<set>/<class name>-<code point>.png`` (RGBA, cropped to what is visible, longer side 256 pixels).
-Nothing of it is committed. Class names are COCO's; ``distractor`` holds things of no class. One set, OpenMoji, is
-never trained on: it scores how the model does on drawings by another hand.
+Nothing of it is committed. Class names are COCO's; ``distractor`` holds things of no class. Two sets are never trained
+on: they score how the model does on drawings by another hand.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import io
 import json
 import subprocess
@@ -19,11 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-TRAIN_SETS = ("twemoji", "noto", "noto-v1", "fluent-emoji-flat", "fluent-emoji", "emojione", "fxemoji")
-HELD_OUT_SETS = ("openmoji",)
+TRAIN_SETS = ("twemoji", "noto", "fluent-emoji-flat")
+HELD_OUT_SETS = ("emojione", "openmoji")
 SPRITE_PX = 256
 
-# Code points of each class; the first two lines of person include the directed and gendered forms of newer sets.
 CLASSES: dict[str, tuple[str, ...]] = {
     "person": ("1f6b6", "1f3c3", "1f9cd", "1f483", "1f57a", "1f6b6-200d-2640-fe0f", "1f3c3-200d-2640-fe0f"),
     "bicycle": ("1f6b2",),
@@ -52,7 +52,7 @@ DISTRACTORS = (
     "1f333 1f332 1f334 1f335 1f33b 1f337 1f339 1f340 1f341 1f344 1f3e0 1f3e2 1f3eb 26ea 1f5fc 2601 2b50 1f319 1f525 "
     "1f600 1f60e 1f621 2764 1f4a1 1f4e6 1f511 1f3b8 1f3c0 26bd 1f382 1f354 1f955 1f347 1f353 1f41f 1f419 1f98b 1f41d "
     "1f422 1f438 1f680 1f4f1 1f4bb 1f4d5 1f388 1f3a9 1f451 1f48e 1f3c6 2693"
-).split()
+)
 
 
 def fetch(cache: Path) -> Path:
@@ -68,9 +68,9 @@ def fetch(cache: Path) -> Path:
 
 def rasterise(svg: str) -> NDArray[np.uint8]:
     """Draw an SVG with its longer side ``SPRITE_PX`` after cropping to its visible part -> (H, W, 4) uint8 RGBA."""
-    import resvg_py  # only this step needs it
 
-    image = Image.open(io.BytesIO(resvg_py.svg_to_bytes(svg_string=svg, width=2 * SPRITE_PX))).convert("RGBA")
+    resvg = importlib.import_module("resvg_py")  # only this step needs it
+    image = Image.open(io.BytesIO(resvg.svg_to_bytes(svg_string=svg, width=2 * SPRITE_PX))).convert("RGBA")
     visible = image.getchannel("A").point(lambda value: 255 if value > 24 else 0).getbbox()
     image = image.crop(visible)
     scale = SPRITE_PX / max(image.size)
@@ -82,18 +82,22 @@ def rasterise(svg: str) -> NDArray[np.uint8]:
 
 def draw_set(folder: Path, target: Path) -> int:
     """Rasterise one icon set into ``target`` and return how many sprites it gave."""
-    names: dict[str, str] = json.loads((folder / "chars.json").read_text())
+    # Older sets come without code points; all sets name their icons as Noto does.
+    named_as = folder if folder.name in ("twemoji", "openmoji", "fluent-emoji-flat") else folder.parent / "noto"
+    names: dict[str, str] = json.loads((named_as / "chars.json").read_text())
     icons = json.loads((folder / "icons.json").read_text())
     by_code = {code.replace("-fe0f", ""): name for code, name in names.items()}
     target.mkdir(parents=True, exist_ok=True)
     wanted = [(name, code) for name, codes in CLASSES.items() for code in codes]
-    wanted += [("distractor", code) for code in DISTRACTORS]
+    wanted += [("distractor", code) for code in DISTRACTORS.split()]
     count = 0
     for class_name, code in wanted:
         name = by_code.get(code.replace("-fe0f", ""))
         if name is None:
             continue
         name = icons.get("aliases", {}).get(name, {}).get("parent", name)
+        if name not in icons["icons"]:
+            continue
         icon = icons["icons"][name]
         width, height = (icon.get(side, icons.get(side, 16)) for side in ("width", "height"))
         svg = (
