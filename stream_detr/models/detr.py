@@ -69,7 +69,7 @@ class BoxHead(nn.Module):
         """(..., D) -> (..., 4), before the sigmoid."""
         for layer in list(self.layers)[:-1]:
             x = layer(x).relu_()
-        return self.layers[-1](x)  # type: ignore[no-any-return]
+        return self.layers[-1](x)
 
 
 class DetectionTransformer(nn.Module):

@@ -54,10 +54,8 @@ class FusedConv(nn.Module):
         arguments = (x, self._packed, self.bias, *self.geometry)
         activation = "relu" if self.relu else "none"
         if residual is None:
-            return operators._convolution_pointwise(*arguments, activation, [], "")  # type: ignore[no-any-return]
-        return operators._convolution_pointwise_.binary(  # type: ignore[no-any-return]
-            residual, *arguments, "add", 1.0, activation, [], ""
-        )
+            return operators._convolution_pointwise(*arguments, activation, [], "")
+        return operators._convolution_pointwise_.binary(residual, *arguments, "add", 1.0, activation, [], "")
 
     def _plain(self, x: Tensor, residual: Tensor | None) -> Tensor:
         padding, stride, dilation, groups = self.geometry
@@ -91,7 +89,7 @@ class FusedBlock(nn.Module):
         out = x
         for conv in first:
             out = conv(out)
-        return last(out, x if self.downsample is None else self.downsample(x))  # type: ignore[no-any-return]
+        return last(out, x if self.downsample is None else self.downsample(x))
 
 
 def fuse_backbone(body: nn.Sequential) -> nn.Sequential:

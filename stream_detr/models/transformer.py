@@ -124,7 +124,7 @@ class FeedForward(nn.Module):
 
     def feed_forward(self, x: Tensor) -> Tensor:
         """(B, L, D) -> (B, L, D)."""
-        return self.linear2(F.relu_(self.linear1(x)))  # type: ignore[no-any-return]
+        return self.linear2(F.relu_(self.linear1(x)))
 
 
 class EncoderLayer(FeedForward):
@@ -149,7 +149,7 @@ class EncoderLayer(FeedForward):
             x = x + self.self_attn(self.norm1(x), terms)[0]
             return x + self.feed_forward(self.norm2(x))
         x = self.norm1(x + self.self_attn(x, terms)[0])
-        return self.norm2(x + self.feed_forward(x))  # type: ignore[no-any-return]
+        return self.norm2(x + self.feed_forward(x))
 
 
 class DecoderLayer(FeedForward):
@@ -179,7 +179,7 @@ class DecoderLayer(FeedForward):
             return x + self.feed_forward(self.norm3(x))
         x = self.norm1(x + self.self_attn(x, self_terms)[0])
         x = self.norm2(x + self.multihead_attn(x, memory, cross_terms)[0])
-        return self.norm3(x + self.feed_forward(x))  # type: ignore[no-any-return]
+        return self.norm3(x + self.feed_forward(x))
 
 
 class Encoder(nn.Module):
@@ -212,7 +212,7 @@ class Decoder(nn.Module):
 
         Half precision spoils boxes mostly in the last rounding, so this norm and the heads may be kept in float32.
         """
-        return self.norm(x.to(self.norm.weight.dtype))  # type: ignore[no-any-return]
+        return self.norm(x.to(self.norm.weight.dtype))
 
 
 class PositionTerms(NamedTuple):
