@@ -105,6 +105,8 @@ class Config(BaseModel):
     def detector_options(self) -> dict[str, Any]:
         """The keyword arguments of `stream_detr.load_model` that these settings mean."""
         centre = ((0.5, 0.5),) if self.attention == "encoder" else ()
+        # Records tell where each object's evidence is, whatever is drawn.
+        kinds = self.attention if self.attention in ("none", "cross") else ("cross", self.attention)
         return {
             "device": self.device,
             "precision": self.precision,
@@ -112,7 +114,7 @@ class Config(BaseModel):
             "max_size": self.max_size,
             "threshold": self.threshold,
             "classes": self.classes,
-            "attention": self.attention,
+            "attention": kinds,
             "layers": self.layer,
             "head": self.head,
             "points": self.points or centre,

@@ -34,7 +34,7 @@ def test_a_video_comes_out_with_every_kind_of_attention(
     assert decoded(out) == [(pytest.approx(index / 10), 96) for index in range(7)]
     lines = [json.loads(line) for line in records.read_text().splitlines()]
     assert [len(line["detections"]) for line in lines] == [6] * 7
-    assert (lines[0]["detections"][0]["attention"] is not None) == (attention == "cross")
+    assert (lines[0]["detections"][0]["attention"] is not None) == (attention != "none")
     assert "out.mp4: 7 frames" in capsys.readouterr().out
 
 
