@@ -3,8 +3,8 @@
     python scripts/sprites.py CACHE_FOLDER            # needs npm and `pip install resvg-py`
 
 Writes ``CACHE_FOLDER/<set>/<class name>-<code point>.png`` (RGBA, cropped to what is visible, longer side 256 pixels).
-Nothing of it is committed. Class names are COCO's; ``distractor`` holds things of no class. Two sets are never trained
-on: they score how the model does on drawings by another hand.
+Nothing of it is committed. Class names are COCO's; ``distractor`` holds things of no class. The script trains on
+neither of two sets: they score how the model does on drawings by another hand (the card says which saw what).
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -95,3 +96,21 @@ def test_cover_art_is_no_video(tmp_path: Path) -> None:
         assert len(written.streams.video) == 1
     with pytest.raises(SourceError, match="has no video in it"):
         open_source(str(path))
+
+
+def test_a_pipe_that_stalls_ends_in_one_line_after_its_frames(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    make_clip(tmp_path / "whole.mkv", num_frames=60)
+    whole = (tmp_path / "whole.mkv").read_bytes()
+    reading, writing = os.pipe()
+    monkeypatch.setattr("stream_detr.sources.video._TIMEOUTS_SECONDS", (0.2, 0.2))
+    with open(reading, encoding="utf-8") as stdin, open(writing, "wb", buffering=0) as writer:
+        monkeypatch.setattr("sys.stdin", stdin)
+        assert len(whole) < 65_536  # fits into the pipe, so that writing does not wait for the reader
+        writer.write(whole[: len(whole) * 3 // 4])
+        indices: list[int] = []
+        with open_source("-") as source, pytest.raises(SourceError, match="stdin: no data for 0 s; check the program"):
+            indices.extend(frame.index for frame in source)
+    assert len(indices) > 20
+    assert "Traceback" not in capfd.readouterr().err

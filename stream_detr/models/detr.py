@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import cast
 
@@ -72,24 +73,24 @@ class BoxHead(nn.Module):
         return self.layers[-1](x)
 
 
-class DetectionTransformer(nn.Module):
+class DetectionTransformer(nn.Module, ABC):
     """What the two variants share: preparing for inference, cached positional terms, the weights switch."""
 
     config: DetrConfig
     transformer: Transformer
     _terms: dict[tuple[int, int], PositionTerms] | None = None
 
+    @abstractmethod
     def fuse(self) -> None:
         """Replace the backbone by its inference-only twin."""
-        raise NotImplementedError
 
+    @abstractmethod
     def head_modules(self) -> list[nn.Module]:
         """The class and box heads."""
-        raise NotImplementedError
 
+    @abstractmethod
     def project_positions(self, grid_hw: tuple[int, int], like: Tensor) -> PositionTerms:
         """Positional terms of all layers for an (h, w) grid, in the dtype and on the device of ``like``."""
-        raise NotImplementedError
 
     def position_terms(self, grid_hw: tuple[int, int], like: Tensor) -> PositionTerms:
         """`project_positions`, computed once a grid size after `prepare`."""

@@ -48,7 +48,8 @@ class VideoSource:
     def __init__(self, given: Input) -> None:
         self._name = given.name
         self._again = "download it first" if is_remote(given.uris[0]) else "try it again from a copy"
-        self._container = _open(given)
+        self._pipe = _stdin() if given.uris[0] == STDIN else None
+        self._container = _open(given, self._pipe)
         try:
             self._stream = self._video_stream()
             self._time_base = self._stream.time_base or Fraction(1, 1000)
@@ -148,6 +149,9 @@ class VideoSource:
             self._num_damaged += 1
         except av.error.FFmpegError as error:
             raise SourceError(f"{self._name}: reading broke off ({_reason(error)}); {self._again}") from None
+        if isinstance(self._pipe, _Pipe) and self._pipe.is_stalled:
+            seconds = _TIMEOUTS_SECONDS[1]
+            raise SourceError(f"{self._name}: no data for {seconds:.0f} s; check the program that writes into the pipe")
         if self.audio is not None:
             self.audio.finish()
 
@@ -210,11 +214,11 @@ def turned(image: NDArray[np.uint8], display_matrix: NDArray[np.int32]) -> NDArr
     return image
 
 
-def _open(given: Input) -> InputContainer:
+def _open(given: Input, pipe: BinaryIO | _Pipe | None) -> InputContainer:
     uri, name = given.uris[0], given.name
     try:
-        if uri == STDIN:
-            return av.open(_stdin(), "r", metadata_errors="replace")
+        if pipe is not None:
+            return av.open(pipe, "r", metadata_errors="replace")
         if is_remote(uri):
             return av.open(uri, "r", metadata_errors="replace", timeout=_TIMEOUTS_SECONDS)
         # Made absolute: ffmpeg takes a relative name with a colon for a protocol.
@@ -236,21 +240,20 @@ def _open(given: Input) -> InputContainer:
 
 
 class _Pipe:
-    """What is piped in, read without Python's buffer, whose lock a stalled read would hold for ever."""
+    """What is piped in, read without Python's buffer, whose lock a stalled read would hold for ever.
+
+    A stall reads as the end, with ``is_stalled`` set: an exception would be dropped by PyAV, and the read repeated.
+    """
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
+        self.is_stalled = False
 
     def read(self, size: int) -> bytes:
-        """Up to ``size`` bytes as soon as there are some; none at the end, as ``read`` of a file.
-
-        Raises:
-            SourceError: nothing comes for as long as a server would be waited for.
-        """
-        seconds = _TIMEOUTS_SECONDS[1]
-        if not select.select([self._descriptor], [], [], seconds)[0]:
-            raise SourceError(f"stdin: no data for {seconds:.0f} s; check the program that writes into the pipe")
-        return os.read(self._descriptor, size)
+        """Up to ``size`` bytes as soon as there are some; none at the end, or when none come in time."""
+        if not self.is_stalled:
+            self.is_stalled = not select.select([self._descriptor], [], [], _TIMEOUTS_SECONDS[1])[0]
+        return b"" if self.is_stalled else os.read(self._descriptor, size)
 
 
 def _stdin() -> BinaryIO | _Pipe:
