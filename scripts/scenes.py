@@ -18,8 +18,9 @@ from sprites import CLASSES
 Image = NDArray[np.uint8]
 
 CLASS_NAMES = tuple(CLASSES)
-SIZE_HW = (128, 224)
+SIZE_HW = (144, 256)
 MAX_OBJECTS = 8
+OBJECT_SIZE = (0.15, 0.62)  # longer side over the frame's height
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +155,7 @@ class Scenes:
             repeat = bool(class_ids) and rng.random() < 0.25
             class_id = class_ids[-1] if repeat else self.class_ids[int(rng.integers(len(self.class_ids)))]
             sprites = self.sprites[class_id]
-            longer = (0.12 + 0.48 * rng.random() ** 1.3) * height
+            longer = rng.uniform(*OBJECT_SIZE) * height
             sprite = pose(
                 sprites[int(rng.integers(len(sprites)))],
                 longer,

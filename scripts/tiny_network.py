@@ -69,7 +69,7 @@ class Network(nn.Module):
         self.more_queries = nn.Parameter(torch.randn((num_groups - 1) * config.num_queries, config.hidden_dim))
         self.num_groups = num_groups
         self.register_buffer("anchors", anchor_points(config.num_queries, num_groups), persistent=False)
-        self.folded: list[tuple[Tensor, Tensor]] | None = None
+        self.folded: nn.ParameterList | None = None
         for layer in self.model.transformer.decoder.blocks():
             layer.multihead_attn.keep_projections = True  # for `attention_loss`
 
@@ -81,25 +81,31 @@ class Network(nn.Module):
         return self
 
     @torch.no_grad()
-    def freeze_stem(self) -> None:
-        """Keep stem and first stage as they are, as the paper's code does, with norms folded into convolutions."""
+    def fold_stem(self) -> None:
+        """Fold the batch norms of stem and first stage into their convolutions: weights and biases of `run_stem`."""
         self.stem.requires_grad_(False).eval()
         block = self.stem.layer1[0]
-        self.folded = [(self.stem.conv1.weight.clone(), self.stem.bn1.bias.clone())]
+        parts = [self.stem.conv1.weight.clone(), self.stem.bn1.bias.clone()]
         for convolution, norm in ((block.conv1, block.bn1), (block.conv2, block.bn2)):
             scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-            weight = (convolution.weight * scale[:, None, None, None]).contiguous(memory_format=torch.channels_last)
-            self.folded.append((weight, norm.bias - norm.running_mean * scale))
+            weight = convolution.weight * scale[:, None, None, None]
+            parts += [weight.contiguous(memory_format=torch.channels_last), norm.bias - norm.running_mean * scale]
+        self.folded = nn.ParameterList(parts)
 
     def run_stem(self, images: Tensor) -> Tensor:
         """Stem and first stage: (B, 3, H', W') -> (B, C, H' / 4, W' / 4)."""
         if self.folded is None:
             return self.stem(images)  # type: ignore[no-any-return]
-        with torch.no_grad():
-            stem, first, second = self.folded
-            x = F.relu_(F.max_pool2d(F.conv2d(images, *stem, stride=2, padding=3), 3, stride=2, padding=1))
-            y = F.relu_(F.conv2d(x, *first, padding=1))
-            return F.relu_(F.conv2d(y, *second, padding=1).add_(x))
+        stem, stem_bias, first, first_bias, second, second_bias = self.folded
+        x = F.relu_(F.max_pool2d(F.conv2d(images, stem, stem_bias, stride=2, padding=3), 3, stride=2, padding=1))
+        y = F.relu_(F.conv2d(x, first, first_bias, padding=1))
+        return F.relu_(F.conv2d(y, second, second_bias, padding=1).add_(x))
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Load a state of any stage."""
+        if "folded.0" in state and self.folded is None:
+            self.fold_stem()
+        self.load_state_dict(state)
 
     @torch.no_grad()
     def calibrate_stem(self, images: Tensor) -> None:
@@ -178,13 +184,16 @@ class Network(nn.Module):
         """The plain model with frozen batch norm that computes the same."""
         state = dict(self.model.state_dict())
         body = "backbone.0.body."
-        state |= {body + name: value for name, value in self.stem.state_dict().items()}
         for index, stage in enumerate(self.stages):
             state |= {f"{body}layer{index + 2}.{name}": value for name, value in stage.state_dict().items()}
-        bias = state[f"{body}bn1.bias"]
-        state[f"{body}bn1.weight"] = torch.ones_like(bias)
-        state[f"{body}bn1.running_mean"] = torch.zeros_like(bias)
-        state[f"{body}bn1.running_var"] = torch.full_like(bias, 1 - NORM_EPS)
+        if self.folded is None:
+            raise ValueError("the stem is folded before the model is exported: call fold_stem")
+        names = (("conv1", "bn1"), ("layer1.0.conv1", "layer1.0.bn1"), ("layer1.0.conv2", "layer1.0.bn2"))
+        for (convolution, norm), weight, bias in zip(names, self.folded[::2], self.folded[1::2], strict=True):
+            state |= {f"{body}{convolution}.weight": weight, f"{body}{norm}.bias": bias}
+            state |= {f"{body}{norm}.{name}": torch.ones_like(bias) for name in ("weight", "running_var")}
+            state[f"{body}{norm}.running_var"] -= NORM_EPS
+            state[f"{body}{norm}.running_mean"] = torch.zeros_like(bias)
         plain = Detr(self.model.config)
         plain.load_state_dict({name: value for name, value in state.items() if "num_batches" not in name})
         return plain.eval()

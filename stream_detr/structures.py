@@ -6,6 +6,7 @@ detections, ``K`` classes, ``L`` layers, ``M`` heads, ``D`` width, ``P`` referen
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any, Literal, Protocol
@@ -86,6 +87,8 @@ class AttentionMaps:
     cell looks at the point (a column of the attention matrix, not a distribution).
     ``objects`` (N, N): decoder self-attention, ``objects[i, j]`` is how much detection i reads from detection j; rows
     keep the share that went to other queries, so they sum to at most 1.
+    ``full_at`` (N,): the attention from which each object's map is drawn as strong as it gets, smoothed along its
+    track; None where nothing was tracked, and the scale is a fixed multiple of uniform attention.
 
     Geometry: cell (r, c) covers model pixels [r * stride, (r + 1) * stride) x [c * stride, (c + 1) * stride) of an
     image ``model_hw`` pixels large, which shows the whole frame. The grid may overhang that image, as
@@ -99,8 +102,11 @@ class AttentionMaps:
     points_xy: NDArray[np.float32] | None = None
     direction: Direction = "looks-at"
     objects: NDArray[np.float32] | None = None
+    full_at: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
+        if self.full_at is not None:
+            _check("AttentionMaps.full_at", self.full_at, (len(self.full_at),), np.float32)
         if self.cross is not None:
             _check("AttentionMaps.cross", self.cross, (None, None, None), np.float32)
         if self.points is not None:
@@ -117,7 +123,29 @@ class AttentionMaps:
             self,
             cross=None if self.cross is None else self.cross[keep],
             objects=None if self.objects is None else self.objects[keep][:, keep],
+            full_at=None if self.full_at is None else self.full_at[keep],
         )
+
+
+Point = tuple[float, float]
+"""x and y as fractions of the frame."""
+
+
+@dataclass(frozen=True, slots=True)
+class Zone:
+    """A named polygon of at least three `Point`; an object is in it while the middle of its lower edge is."""
+
+    name: str
+    polygon: tuple[Point, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A named segment that objects cross: forward from left to right of someone who walks from ``start`` to ``end``."""
+
+    name: str
+    start: Point
+    end: Point
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +154,9 @@ class Detections:
 
     ``boxes`` (N, 4) float32 xyxy frame pixels, ``scores`` (N,) float32 in [0, 1], ``class_ids`` and ``query_ids``
     (N,) int64, ``track_ids`` (N,) int64 with -1 = no track. ``class_names`` names every class id of the model.
+    ``carried`` (N,) bool: the model did not see this object in this frame; box and attention were moved on from frames
+    that it saw. ``zones``: the names of the zones that each object is in (N tuples), None where none were asked for.
+    ``crossings``: by line and class name how many objects have crossed so far, (forward, backward).
     """
 
     boxes: NDArray[np.float32]
@@ -135,14 +166,21 @@ class Detections:
     track_ids: NDArray[np.int64]
     attention: AttentionMaps | None = None
     class_names: tuple[str, ...] = ()
+    carried: NDArray[np.bool_] | None = None
+    zones: tuple[tuple[str, ...], ...] | None = None
+    crossings: Mapping[str, Mapping[str, tuple[int, int]]] | None = None
 
     def __post_init__(self) -> None:
         num = len(self.boxes)
+        if self.carried is not None:
+            _check("Detections.carried", self.carried, (num,), np.bool_)
+        if self.zones is not None and len(self.zones) != num:
+            raise ValueError(f"Detections.zones: expected {num} rows, got {len(self.zones)}")
         _check("Detections.boxes", self.boxes, (num, 4), np.float32)
         _check("Detections.scores", self.scores, (num,), np.float32)
         for name in ("class_ids", "query_ids", "track_ids"):
             _check(f"Detections.{name}", getattr(self, name), (num,), np.int64)
-        for name in ("cross", "objects"):
+        for name in ("cross", "objects", "full_at"):
             maps = getattr(self.attention, name, None)
             if maps is not None and len(maps) != num:
                 raise ValueError(f"Detections.attention.{name}: expected {num} rows, got {len(maps)}")
@@ -159,6 +197,8 @@ class Detections:
             query_ids=self.query_ids[keep],
             track_ids=self.track_ids[keep],
             attention=None if self.attention is None else self.attention[keep],
+            carried=None if self.carried is None else self.carried[keep],
+            zones=None if self.zones is None else tuple(self.zones[i] for i in np.arange(len(self))[keep].tolist()),
         )
 
     @property
