@@ -178,5 +178,6 @@ TRAIN_BACKGROUNDS: tuple[Background, ...] = (
     clutter,
     stripes,
     landscape,
+    landscape,  # twice: what cameras see most
 )
 UNSEEN_BACKGROUNDS: tuple[Background, ...] = (mosaic, plasma, bricks)

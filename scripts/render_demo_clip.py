@@ -57,18 +57,18 @@ class Actor:
 
 # From the back to the front.
 CAST = (
-    Actor("airplane", "2708", (0, -60, 172), (9, 1030, 132), 118, angle=28, shadow=False),
-    Actor("bird", "1f426", (0.2, 1010, 200), (7.5, -70, 120), 84, hops=3, sway=7, wave_px=16, shadow=False),
-    Actor("horse", "1f40e", (0, 210, 316), (10, 345, 316), 104, flip=True, hops=2, hop_px=3, sway=2),
-    Actor("sheep", "1f411", (0, 700, 322), (10, 655, 322), 82, hops=1.2, hop_px=2, sway=2),
-    Actor("traffic light", "1f6a6", (0, 858, 292), (10, 858, 292), 112, shadow=False),
+    Actor("airplane", "2708", (0, -80, 186), (9, 1050, 138), 150, angle=28, shadow=False),
+    Actor("bird", "1f426", (0.2, 1010, 226), (7.5, -90, 150), 124, hops=3, sway=7, wave_px=16, shadow=False),
+    Actor("horse", "1f40e", (0, 190, 330), (10, 330, 330), 142, flip=True, hops=2, hop_px=3, sway=2),
+    Actor("sheep", "1f411", (0, 690, 330), (10, 640, 330), 120, hops=1.2, hop_px=2, sway=2),
+    Actor("traffic light", "1f6a6", (0, 858, 296), (10, 858, 296), 138, shadow=False),
     Actor("bus", "1f68c", (0.2, 1090, 392), (6.2, -140, 392), 236, hops=5, hop_px=1.2),
-    Actor("bicycle", "1f6b2", (5.6, 1040, 394), (11.5, -60, 394), 142, hops=3, sway=1.5),
-    Actor("car", "1f697", (1.0, -110, 446), (6.0, 1080, 446), 188, flip=True, hops=6, hop_px=1.2),
-    Actor("truck", "1f69a", (6.6, -130, 448), (11.5, 1000, 448), 222, flip=True, hops=5, hop_px=1.2),
-    Actor("cat", "1f408", (4.6, -60, 506), (10.2, 900, 506), 112, flip=True, hops=4, hop_px=9, sway=4),
-    Actor("person", "1f6b6", (0, 90, 526), (10, 640, 526), 192, flip=True, hops=1.8, hop_px=5, sway=3),
-    Actor("dog", "1f415", (1.2, 1010, 532), (8.6, -60, 532), 128, hops=3, hop_px=6, sway=3),
+    Actor("bicycle", "1f6b2", (5.6, 1040, 398), (11.5, -60, 398), 158, hops=3, sway=1.5),
+    Actor("car", "1f697", (1.0, -110, 450), (6.0, 1080, 450), 196, flip=True, hops=6, hop_px=1.2),
+    Actor("truck", "1f69a", (6.6, -130, 450), (11.5, 1000, 450), 226, flip=True, hops=5, hop_px=1.2),
+    Actor("cat", "1f408", (4.6, -70, 508), (10.2, 900, 508), 140, flip=True, hops=4, hop_px=9, sway=4),
+    Actor("person", "1f6b6", (0, 90, 528), (10, 640, 528), 200, flip=True, hops=1.8, hop_px=5, sway=3),
+    Actor("dog", "1f415", (1.2, 1020, 534), (8.6, -70, 534), 146, hops=3, hop_px=6, sway=3),
 )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
 
 from stream_detr.boxes import area, iou
 
@@ -132,3 +133,36 @@ def kept_scores(scored: Sequence[Scored], threshold: float) -> dict[str, float]:
         "precision": right / max(1, kept),
         "doubles": on_object / max(1, found),
     }
+
+
+def identity_f1(
+    truth: Sequence[Sequence[tuple[int, NDArray[np.float32]]]],
+    found: Sequence[Sequence[tuple[int, NDArray[np.float32]]]],
+    threshold: float = 0.5,
+) -> float:
+    """IDF1 (Ristani et al. 2016): how much of all objects and detections carries the right identity, in [0, 1].
+
+    Every track is matched with at most one object so that as many frames as possible agree.
+
+    Args:
+        truth: for every frame, the id and the box (4,) xyxy of each object.
+        found: the same of the tracked detections.
+        threshold: overlap from which a detection is on an object.
+
+    >>> box = np.array([0, 0, 2, 2], np.float32)
+    >>> identity_f1([[(7, box)], [(7, box)]], [[(1, box)], [(2, box)]])
+    0.5
+    """
+    true_ids = sorted({identity for frame in truth for identity, _ in frame})
+    found_ids = sorted({identity for frame in found for identity, _ in frame})
+    total = sum(map(len, truth)) + sum(map(len, found))
+    if not total:
+        return 1.0
+    agree = np.zeros((len(true_ids), len(found_ids)))
+    for objects, detections in zip(truth, found, strict=True):
+        if not objects or not detections:
+            continue
+        overlap = iou(np.stack([box for _, box in objects]), np.stack([box for _, box in detections]))
+        for row, column in zip(*np.nonzero(overlap >= threshold), strict=True):
+            agree[true_ids.index(objects[row][0]), found_ids.index(detections[column][0])] += 1
+    return float(2 * agree[linear_sum_assignment(-agree)].sum() / total)

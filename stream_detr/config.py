@@ -20,6 +20,8 @@ from pydantic import (
 )
 
 from stream_detr.errors import UsageError
+from stream_detr.structures import Line, Zone
+from stream_detr.zones import check_names, parse_line, parse_zone
 
 
 def _split(value: object) -> object:
@@ -40,6 +42,18 @@ def _points(value: object) -> object:
     if isinstance(value, str):
         value = [part for part in value.split(";") if part.strip()]
     return [_split(point) for point in value] if isinstance(value, (list, tuple)) else value
+
+
+def _zones(value: object) -> object:
+    """``"NAME:x,y;x,y;..."`` or a list of them -> list of zones."""
+    values = [value] if isinstance(value, str) else value
+    return [parse_zone(v) if isinstance(v, str) else v for v in values] if isinstance(values, (list, tuple)) else value
+
+
+def _lines_across(value: object) -> object:
+    """``"NAME:x,y;x,y"`` or a list of them -> list of lines."""
+    values = [value] if isinstance(value, str) else value
+    return [parse_line(v) if isinstance(v, str) else v for v in values] if isinstance(values, (list, tuple)) else value
 
 
 Fraction01 = Annotated[float, Field(ge=0, le=1)]
@@ -63,7 +77,9 @@ class Config(BaseModel):
     batch_size: Count | None = None
     threshold: Fraction01 = 0.7
     classes: Annotated[Annotated[tuple[str, ...], Field(min_length=1)] | None, BeforeValidator(_split)] = None
+    min_size: Annotated[float, Field(ge=0)] = 0
     stride: Count = 1
+    detect_fps: Annotated[float, Field(gt=0)] | None = None
     max_frames: Count | None = None
 
     attention: Literal["cross", "encoder", "objects", "none"] = "cross"
@@ -73,9 +89,13 @@ class Config(BaseModel):
     direction: Literal["looks-at", "looked-at-by"] = "looks-at"
     alpha: Fraction01 = 0.5
     legend: bool = True
-    track: bool = False
+    track: bool = True
+    smooth: Fraction01 = 0.8
+    zones: Annotated[tuple[Zone, ...], BeforeValidator(_zones)] = ()
+    lines: Annotated[tuple[Line, ...], BeforeValidator(_lines_across)] = ()
 
     records: str | None = None
+    save_attention: str | None = None
     report: str | None = None
     overwrite: bool = False
     codec: str = "libx264"
@@ -89,17 +109,23 @@ class Config(BaseModel):
             raise ValueError(f"expected auto, cpu, cuda, cuda:N or mps, got {value!r}")
         return value
 
-    @field_validator("track")
-    @classmethod
-    def _tracking_is_not_there_yet(cls, value: bool) -> bool:
-        if value:
-            raise ValueError("tracking is not in this version yet; leave it off (--no-track)")
-        return value
-
     @model_validator(mode="after")
     def _sides_are_in_order(self) -> Config:
         if self.size and self.max_size and self.max_size < self.size:
             raise ValueError(f"max_size {self.max_size} is smaller than size {self.size}; make it at least as large")
+        return self
+
+    @model_validator(mode="after")
+    def _tracking_can_do_what_is_asked(self) -> Config:
+        if self.stride > 1 and self.detect_fps is not None:
+            raise ValueError("stride and detect_fps both say which frames the model sees; give one of them")
+        if self.lines and not self.track:
+            raise ValueError("lines: only tracked objects cross lines; leave --no-track out")
+        if self.save_attention and self.attention == "none":
+            raise ValueError("save_attention: there is none with attention none; draw another kind")
+        if self.smooth >= 1:
+            raise ValueError("smooth: 1 would never take anything new in; give less")
+        check_names(self.zones, self.lines)
         return self
 
     def detector_options(self) -> dict[str, Any]:
@@ -205,6 +231,7 @@ def _setting(text: str) -> tuple[str, object]:
 _EXPECTED = {
     "greater_than_equal": "at least {ge:g}",
     "less_than_equal": "at most {le:g}",
+    "greater_than": "more than {gt:g}",
     "int_parsing": "a whole number",
     "int_type": "a whole number",
     "int_from_float": "a whole number",

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from fractions import Fraction
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -16,10 +17,12 @@ from stream_detr.overlay import Style, render
 from stream_detr.plan import Job, check_outputs, plan
 from stream_detr.prefetch import batched, prefetch
 from stream_detr.report import Outcome, write_report
-from stream_detr.sinks import RecordsSink, Sink, VideoOptions, open_sink
+from stream_detr.sinks import Sink, VideoOptions, check_formats, open_maps, open_records, open_sink
 from stream_detr.sinks.codecs import encoder_settings
 from stream_detr.sources import Source, find_inputs, open_source
-from stream_detr.structures import Detections, Frame, RunReport
+from stream_detr.structures import Detections, Frame, RunReport, StreamInfo
+from stream_detr.tracking import KEPT_SHARE, Tracker, TrackSummaries, followed, held
+from stream_detr.zones import Regions
 
 if TYPE_CHECKING:
     from stream_detr.detector import Detector
@@ -63,7 +66,8 @@ def run(
         StreamDetrError: the run as a whole can't start or go on.
     """
     jobs = plan(find_inputs(sources), output)
-    check_outputs(jobs, [config.records, config.report], overwrite=config.overwrite)
+    check_formats(config.records, config.save_attention)
+    check_outputs(jobs, [config.records, config.report], config.save_attention, overwrite=config.overwrite)
     video = VideoOptions(config.codec, config.crf, config.preset)
     encoder_settings(video)
     outcomes: list[Outcome] = []
@@ -71,7 +75,8 @@ def run(
         if config.report:
             stack.callback(lambda: _write_report(str(config.report), config, detector, outcomes))
         detector = detector or load_detector(config)
-        records = [stack.enter_context(RecordsSink(config.records))] if config.records else []
+        data = [stack.enter_context(open_records(config.records))] if config.records else []
+        data += [stack.enter_context(open_maps(config.save_attention))] if config.save_attention else []
         for job in jobs:
             outcome = Outcome(job.input.name, job.output, RunReport())
             outcomes.append(outcome)
@@ -81,7 +86,7 @@ def run(
                     open_sink(job.output, source.info, options=video, audio=source.audio) as sink,
                 ):
                     started = perf_counter()
-                    annotate(job, source, detector, [sink, *records], config, outcome.report, on_frame)
+                    annotate(job, source, detector, [sink, *data], config, outcome, on_frame)
                     with timed(outcome.report, "write"):
                         sink.close()
                     outcome.report.elapsed_seconds = perf_counter() - started
@@ -101,13 +106,14 @@ def annotate(
     detector: Detector,
     sinks: Sequence[Sink],
     config: Config,
-    report: RunReport,
+    outcome: Outcome,
     on_frame: OnFrame | None = None,
 ) -> None:
-    """The loop itself, for one source: every frame that is read is detected, drawn and written."""
-    style = Style(attention=config.attention, alpha=config.alpha, legend=config.legend)
+    """The loop itself, for one source: every frame that is read is detected, followed, drawn and written."""
+    style = Style(config.attention, config.alpha, config.legend, config.zones, config.lines)
+    report = outcome.report
     started = perf_counter()
-    with closing(detected(source, detector, config, report)) as results:
+    with closing(results_of(source, detector, config, outcome)) as results:
         for frame, detections in results:
             with timed(report, "draw"):
                 image = render(frame.image, detections, style)
@@ -157,8 +163,10 @@ def analyze(
 def _analyze(given: str, config: Config, detector: Detector | None) -> Generator[Result, None, None]:
     for each in find_inputs([given]):
         with open_source(each) as source:
-            detector = detector or load_detector(config)
-            with closing(detected(source, detector, config, RunReport())) as results:
+            if detector is None:
+                detector = load_detector(config)
+            outcome = Outcome(each.name, "", RunReport())
+            with closing(results_of(source, detector, config, outcome)) as results:
                 for frame, detections in results:
                     yield Result(frame, detections)
 
@@ -167,16 +175,21 @@ def load_detector(config: Config) -> Detector:
     """The model a config asks for."""
     from stream_detr.detector import load_model  # torch takes seconds: what is wrong is said before
 
-    return load_model(config.model, **config.detector_options())
+    options = config.detector_options()
+    if config.track:
+        options["floor"] = config.threshold * KEPT_SHARE
+    return load_model(config.model, **options)
 
 
-def detected(
-    source: Source, detector: Detector, config: Config, report: RunReport
+def results_of(
+    source: Source, detector: Detector, config: Config, outcome: Outcome
 ) -> Generator[tuple[Frame, Detections], None, None]:
-    """Every frame of ``source`` with its detections, read in one thread and detected in another."""
+    """Every frame of ``source`` with its objects: read in one thread, detected in another, followed in this one."""
+    report = outcome.report
     batch_size = config.batch_size or detector.best_batch_size((source.info.height, source.info.width))
     frames = prefetch(read(source, config.max_frames, report), 2 * batch_size)
-    return prefetch(detect(frames, detector, batch_size, config.stride, report), 2 * batch_size)
+    found = prefetch(detect(frames, detector, batch_size, config, report), 2 * batch_size)
+    return follow(found, source.info, detector, config, outcome)
 
 
 def read(source: Source, max_frames: int | None, report: RunReport) -> Generator[Frame, None, None]:
@@ -195,32 +208,72 @@ def detect(
     frames: Generator[Frame, None, None],
     detector: Detector,
     batch_size: int,
-    stride: int,
+    config: Config,
     report: RunReport,
-) -> Generator[tuple[Frame, Detections], None, None]:
-    """Run the detector on every ``stride``-th frame, in batches, and pass on all frames in order.
+) -> Generator[tuple[Frame, Detections | None], None, None]:
+    """Run the detector, in batches, on the frames that are due, and pass on all frames in order.
 
-    Between two detected frames the last detections are held where they were: objects aren't followed yet.
-    They are never held over to another picture: each image of a folder, and a frame of a new size, is
-    detected.
+    Due is every ``stride``-th frame or ``detect_fps`` frames a second, and always another picture: each image of a
+    folder, and a frame of a new size.
     """
-    held = Detections.empty(tuple(detector.class_names))
-    last_view: tuple[str, tuple[int, int]] | None = None
-    with closing(batched(frames, max(batch_size, min(stride * batch_size, _MAX_WAITING)))) as groups:
+    is_due = due(config)
+    waiting = batch_size if config.detect_fps else max(batch_size, min(config.stride * batch_size, _MAX_WAITING))
+    with closing(batched(frames, waiting)) as groups:
         for group in groups:
-            chosen: list[Frame] = []
-            for frame in group:
-                view = (frame.stream.name, frame.size_hw)
-                if frame.index % stride == 0 or view != last_view:
-                    chosen.append(frame)
-                last_view = view
+            chosen = [frame for frame in group if is_due(frame)]
+            report.frames_detected += len(chosen)
             found: dict[int, Detections] = {}
             for batch in batched(chosen, batch_size):
                 with timed(report, "detect"):
                     found.update(zip((frame.index for frame in batch), detector(batch), strict=True))
             for frame in group:
-                held = found.get(frame.index, held)
-                yield frame, held
+                detections = found.get(frame.index)
+                if detections is not None and config.min_size:
+                    sides = detections.boxes[:, 2:] - detections.boxes[:, :2]
+                    detections = detections[sides.min(1) >= config.min_size]
+                yield frame, detections
+
+
+def due(config: Config) -> Callable[[Frame], bool]:
+    """Whether the model sees a frame; to be asked once for each, in order."""
+    last_view: tuple[str, tuple[int, int]] | None = None
+    last_turn: int | None = None
+
+    def is_due(frame: Frame) -> bool:
+        nonlocal last_view, last_turn
+        view = (frame.stream.name, frame.size_hw)
+        turn = frame.index // config.stride
+        if config.detect_fps:
+            turn = int(frame.pts * frame.time_base * Fraction(config.detect_fps))
+        is_new = turn != last_turn or view != last_view
+        last_turn, last_view = turn, view
+        return is_new
+
+    return is_due
+
+
+def follow(
+    results: Generator[tuple[Frame, Detections | None], None, None],
+    info: StreamInfo,
+    detector: Detector,
+    config: Config,
+    outcome: Outcome,
+) -> Generator[tuple[Frame, Detections], None, None]:
+    """Give the objects of every frame their tracks and zones, also in the frames that the model did not see."""
+    tracker, summaries = None, TrackSummaries()
+    if config.track and not info.is_stills:
+        tracker = Tracker(detector.threshold, config.smooth, float(info.frame_rate or 25))
+    regions = Regions(config.zones, config.lines) if config.zones or config.lines else None
+    steps = held(results, tuple(detector.class_names))
+    if tracker is not None:
+        steps = followed(results, tracker, lambda: timed(outcome.report, "track"))
+    with closing(steps):
+        for frame, found in steps:
+            detections = found if regions is None else regions.update(found, frame.size_hw)
+            if tracker is not None and config.report:
+                summaries.add(frame, detections, tracker)
+            yield frame, detections
+    outcome.tracks = summaries.as_list()
 
 
 @contextmanager

@@ -42,8 +42,11 @@ def plan(inputs: Sequence[Input], output: str) -> list[Job]:
     return jobs
 
 
-def check_outputs(jobs: Sequence[Job], others: Sequence[str | None], *, overwrite: bool) -> None:
-    """Refuse outputs that exist or can't be written; ``others`` are the files beside, None = not asked for.
+def check_outputs(
+    jobs: Sequence[Job], files: Sequence[str | None], maps: str | None = None, *, overwrite: bool
+) -> None:
+    """Refuse outputs that exist or can't be written; ``files`` are those beside, ``maps`` is a file or a folder, None =
+    not asked for.
 
     Raises:
         UsageError: a path is named for two things, or an input would be overwritten.
@@ -51,7 +54,7 @@ def check_outputs(jobs: Sequence[Job], others: Sequence[str | None], *, overwrit
     """
     inputs = {os.path.realpath(uri) for job in jobs for uri in job.input.uris}
     seen: set[str] = set()
-    for path in [job.output for job in jobs] + [path for path in others if path]:
+    for path in [job.output for job in jobs] + [path for path in (*files, maps) if path]:
         place = os.path.realpath(path)
         if place in seen:
             raise UsageError(f"{path}: is named for two outputs; give each its own file")
@@ -60,9 +63,11 @@ def check_outputs(jobs: Sequence[Job], others: Sequence[str | None], *, overwrit
         seen.add(place)
     for job in jobs:
         check_output(job.output, overwrite)
-    for file in others:
+    for file in files:
         if file:
             check_output(file, overwrite, may_be_folder=False)
+    if maps:
+        check_output(maps, overwrite)
 
 
 def _stem(given: Input) -> str:

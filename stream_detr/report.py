@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,14 @@ from stream_detr.structures import RunReport
 
 @dataclass(slots=True)
 class Outcome:
-    """How one input went: its source and output, its figures, and what ended it early, if anything."""
+    """How one input went: its source and output, its figures, what ended it early, if anything, and
+    what is known of each tracked object."""
 
     source: str
     output: str
     report: RunReport
     error: str | None = None
+    tracks: list[dict[str, Any]] = field(default_factory=list)
 
 
 def versions() -> dict[str, str]:

@@ -35,7 +35,7 @@ class StreamInfo:
 
     ``name`` is shown to people and written to records, so it carries no credentials. ``width`` and ``height`` are in
     display orientation (rotation applied). ``num_frames`` comes from the header and can be wrong: a hint for a
-    progress bar, no more.
+    progress bar, no more. ``is_stills``: pictures that have nothing to do with one another.
     """
 
     name: str
@@ -44,6 +44,7 @@ class StreamInfo:
     frame_rate: Fraction | None = None
     num_frames: int | None = None
     is_live: bool = False
+    is_stills: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +247,7 @@ class RunReport:
     """
 
     frames_read: int = 0
+    frames_detected: int = 0
     frames_written: int = 0
     frames_dropped: int = 0
     elapsed_seconds: float = 0.0

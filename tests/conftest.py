@@ -110,6 +110,7 @@ class FakeDetector:
     name = "fake"
     class_names = CLASS_NAMES
     device = "fake"
+    threshold = 0.7
     precision, precision_reason = "fp32", "it is a fake"
 
     def __init__(self, *, fails_at: int | None = None, error: BaseException | None = None) -> None:

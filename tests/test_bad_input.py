@@ -61,7 +61,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "nothing").mkdir()
     (tmp_path / "words").mkdir()
     (tmp_path / "words" / "notes.txt").write_text("notes")
-    (tmp_path / "taken.mp4").write_text("precious")
+    for name in ("taken.mp4", "taken.jsonl"):
+        (tmp_path / name).write_text("precious")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
     (tmp_path / "unknown_key.yaml").write_text("tresh: 0.5\n")
@@ -117,7 +118,17 @@ USAGE: dict[str, tuple[list[str], str]] = {
     "point without encoder": (process(PATTERN, "-o", "o.mp4", "--point", "0,0"), "add that"),
     "alpha too high": (process(PATTERN, "-o", "o.mp4", "--alpha", "2"), "alpha: expected at most 1"),
     "no classes": (process(PATTERN, "-o", "o.mp4", "--classes", ","), "classes: expected at least one"),
-    "track": (process(PATTERN, "-o", "o.mp4", "--track"), "tracking is not in this version yet"),
+    "zone of two points": (process(PATTERN, "-o", "o.mp4", "--zone", "door:0,0;1,1"), "zone 'door"),
+    "zone of no numbers": (process(PATTERN, "-o", "o.mp4", "--zone", "door:a,b"), "zone 'door"),
+    "line without a name": (process(PATTERN, "-o", "o.mp4", "--line", "0,0;1,1"), "line '0,0;1,1'"),
+    "a name twice": (process(PATTERN, "-o", "o.mp4", "--line", "a:0,0;1,1", "--line", "a:0,1;1,0"), "'a'"),
+    "records of no known kind": (process(PATTERN, "-o", "o.mp4", "--records", "o.xml"), ".xml"),
+    "maps of no known kind": (process(PATTERN, "-o", "o.mp4", "--save-attention", "o.csv"), ".csv"),
+    "maps of no attention": (
+        process(PATTERN, "-o", "o.mp4", "--save-attention", "o.npz", "--attention", "none"),
+        "draw another kind",
+    ),
+    "two rates": (process(PATTERN, "-o", "o.mp4", "--stride", "2", "--detect-fps", "3"), "give one of them"),
     "set without value": (process(PATTERN, "-o", "o.mp4", "--set", "crf"), "expected key=value"),
     "set of an unknown key": (process(PATTERN, "-o", "o.mp4", "--set", "crv=3"), "did you mean 'crf'?"),
     "config is missing": (process(PATTERN, "-o", "o.mp4", "--config", "no.yaml"), "no such file"),
@@ -162,7 +173,7 @@ FAILURES: dict[str, tuple[list[str], str]] = {
     "output exists": (process(PATTERN, "-o", "taken.mp4"), "taken.mp4: exists already; add --overwrite"),
     "output folder is not empty": (process("good.png", "-o", "full"), "is not empty"),
     "output is a folder": (process(PATTERN, "-o", "o.mp4", "--report", "full"), "full"),
-    "records exist": (process(PATTERN, "-o", "o.mp4", "--records", "taken.mp4"), "--overwrite"),
+    "records exist": (process(PATTERN, "-o", "o.mp4", "--records", "taken.jsonl"), "--overwrite"),
     "a file where a folder should be": (process(PATTERN, "-o", "taken.mp4/o.mp4"), "taken.mp4/o.mp4"),
     "no permission": (process(PATTERN, "-o", "/proc/o.mp4"), "/proc/o.mp4"),
     "live": (["live", "0"], "not in this version yet"),

@@ -95,7 +95,7 @@ def test_no_command_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_process_writes_the_video_and_says_what_was_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out.mp4"
-    assert main(["process", PATTERN, "-o", str(out)]) == 0
+    assert main(["process", PATTERN, "-o", str(out), "--no-track"]) == 0
     said = capsys.readouterr()
     assert num_frames(out) == 5
     assert f"{out}: 5 frames in" in said.out

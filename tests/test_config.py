@@ -106,7 +106,18 @@ def test_set_takes_yaml_values(text: str, key: str, expected: object) -> None:
         ({"model": 3}, "model: expected text, got 3"),
         ({"overwrite": "maybe"}, "overwrite: expected true or false, got 'maybe'"),
         ({"size": 800, "max_size": 400}, "max_size 400 is smaller than size 800; make it at least as large"),
-        ({"track": True}, "track: tracking is not in this version yet; leave it off (--no-track)"),
+        (
+            {"stride": 2, "detect_fps": 5},
+            "stride and detect_fps both say which frames the model sees; give one of them",
+        ),
+        ({"lines": "a:0,0;1,1", "track": False}, "lines: only tracked objects cross lines; leave --no-track out"),
+        ({"smooth": 1}, "smooth: 1 would never take anything new in; give less"),
+        (
+            {"save_attention": "a.npz", "attention": "none"},
+            "save_attention: there is none with attention none; draw another kind",
+        ),
+        ({"detect_fps": 0}, "detect_fps: expected more than 0, got 0"),
+        ({"min_size": -1}, "min_size: expected at least 0, got -1"),
         ({"treshold": 0.5}, "unknown key 'treshold'; did you mean 'threshold'?"),
     ],
 )

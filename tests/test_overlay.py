@@ -1,10 +1,12 @@
 """What render draws, where, and what it refuses."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from stream_detr.errors import CaptureError, UsageError
-from stream_detr.overlay import OVERLAYS, Style, render
+from stream_detr.overlay import OVERLAYS, Style, draw_cross, render
 from stream_detr.overlay.palette import color_of, ink_on
 from stream_detr.structures import AttentionMaps, Detections
 
@@ -94,6 +96,40 @@ def test_a_style_that_does_not_exist_is_refused_with_the_ones_that_do():
         Style("heat")
     with pytest.raises(UsageError, match="alpha"):
         Style(alpha=1.5)
+
+
+def test_an_object_that_the_model_did_not_see_is_dashed_and_paler():
+    detections = detections_with([[20, 30, 140, 100]], names=())
+    seen, carried = (
+        render(grey(), replace(detections, carried=np.array([on])), Style("none", legend=False)) for on in (False, True)
+    )
+    own = color_of(0)
+    for line in (np.s_[99, 20:140], np.s_[40:100, 20], np.s_[40:100, 139]):
+        assert (seen[line] == own).all()
+        share = (carried[line] == own).all(-1).mean()
+        assert 0.3 < share < 0.8
+    seen, carried = (
+        render(grey(), replace(detections, carried=np.array([on])), Style("cross", legend=False))
+        for on in (False, True)
+    )
+    inside = np.s_[50:95, 30:130]
+    tinted, paler = (np.abs(picture[inside].astype(int) - 128).sum() for picture in (seen, carried))
+    assert 0.35 * tinted < paler < 0.65 * tinted
+
+
+def test_boxes_of_any_size_and_place_can_be_dashed():
+    for size_hw in ((1, 1), (240, 426), (700, 900)):
+        detections = detections_with(random_boxes(30, size_hw), size_hw=size_hw)
+        picture = render(grey(size_hw), replace(detections, carried=np.ones(30, bool)), Style("none"))
+        assert (picture != 128).any()
+
+
+def test_the_legend_says_when_each_object_has_its_own_scale():
+    detections = detections_with([[20, 30, 140, 100]])
+    tracked = replace(detections, attention=replace(detections.attention, full_at=np.array([0.1], np.float32)))
+    legends = [draw_cross(grey(), found, 0.5)[1].scale for found in (detections, tracked)]
+    assert "uniform" in legends[0]
+    assert "own" in legends[1]
 
 
 def test_the_box_is_drawn_in_the_color_of_its_track_or_its_class():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from stream_detr.overlay.heat import CLEAR_AT, FULL_AT, Tint, blend, glow, lay_over, strength_of
+from stream_detr.overlay.heat import CLEAR_AT, FULL_AT, OWN_RANGE, Tint, blend, glow, lay_over, strength_of
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 
@@ -75,6 +75,17 @@ def test_the_scale_is_a_fixed_multiple_of_uniform_attention():
     maps = np.full((1, 10, 10), 0.0, np.float32)
     maps[0, 0, :4] = np.array([1, CLEAR_AT, FULL_AT, 2 * FULL_AT]) * uniform
     np.testing.assert_allclose(strength_of(maps, "cross")[0, 0, :5], [0, 0, 1, 1, 0], atol=1e-6)
+
+
+def test_a_tracked_object_has_its_own_scale_and_still_shows_nothing_near_uniform():
+    uniform = 1 / 100
+    full_at = np.array([40, 8, 1], np.float32) * uniform
+    maps = np.zeros((3, 10, 10), np.float32)
+    maps[0, 0, :4] = np.array([80, 40, 40 / OWN_RANGE**0.5, 40 / OWN_RANGE]) * uniform
+    maps[1, 0, :4] = np.array([8, 4, CLEAR_AT, 1]) * uniform
+    maps[2, 0, :2] = np.array([CLEAR_AT, 1]) * uniform
+    strength = strength_of(maps, "cross", full_at)[:, 0, :4]
+    np.testing.assert_allclose(strength, [[1, 1, 0.5, 0], [1, 0.5, 0, 0], [0, 0, 0, 0]], atol=1e-5)
 
 
 def test_one_object_does_not_change_how_another_is_drawn():

@@ -19,6 +19,7 @@ from stream_detr import pipeline
 from stream_detr.config import Config, load_config
 from stream_detr.errors import CheckpointError, SinkError, SourceError, StreamDetrError, UsageError
 from stream_detr.pipeline import Job, analyze, annotate, detect, run
+from stream_detr.report import Outcome
 from stream_detr.sources import Input
 from stream_detr.structures import Detections, Frame, RunReport, StreamInfo
 
@@ -34,11 +35,11 @@ def loop(
     **options: object,
 ) -> RunReport:
     """Run the loop between fakes."""
-    report = RunReport()
+    outcome = Outcome("fake.mp4", "out.mp4", RunReport())
     config = load_config(flags=options)
     with sink:
-        annotate(JOB, source, detector or FakeDetector(), [sink], config, report, on_frame)  # type: ignore[arg-type]
-    return report
+        annotate(JOB, source, detector or FakeDetector(), [sink], config, outcome, on_frame)  # type: ignore[arg-type]
+    return outcome.report
 
 
 def pairs(sink: FakeSink) -> list[tuple[int, int]]:
@@ -81,10 +82,37 @@ def test_without_a_batch_size_the_detector_decides() -> None:
 @pytest.mark.parametrize(("stride", "batch_size"), [(2, 1), (3, 2), (3, 4), (5, 8), (50, 4)])
 def test_with_a_stride_the_last_detections_are_held_and_all_frames_written(stride: int, batch_size: int) -> None:
     sink, detector = FakeSink(), FakeDetector()
-    loop(FakeSource(23), sink, detector, stride=stride, batch_size=batch_size)
+    loop(FakeSource(23), sink, detector, stride=stride, batch_size=batch_size, track=False)
     assert pairs(sink) == [(index, index // stride * stride) for index in range(23)]
     assert [index for batch in detector.batches for index in batch] == list(range(0, 23, stride))
     assert max(map(len, detector.batches)) <= batch_size
+
+
+@pytest.mark.parametrize("options", [{"stride": 3}, {"detect_fps": 3.5}])
+def test_between_detected_frames_objects_are_carried_and_inference_is_a_third(options: dict[str, Any]) -> None:
+    sink, detector = FakeSink(), FakeDetector()
+    report = loop(FakeSource(31), sink, detector, batch_size=2, **options)
+    assert [frame.index for frame, _ in sink.written] == list(range(31))
+    seen = [index for batch in detector.batches for index in batch]
+    assert report.frames_detected == len(seen) == 11
+    for frame, found in sink.written:
+        assert found.track_ids.tolist() == [1]
+        assert found.carried is not None
+        assert found.carried.tolist() == [frame.index not in seen]
+
+
+def test_small_objects_are_left_out() -> None:
+    kept, dropped = FakeSink(), FakeSink()
+    loop(FakeSource(3), kept, min_size=24)  # the fake's object is 32 x 24 pixels
+    loop(FakeSource(3), dropped, min_size=25)
+    assert [len(found) for _, found in (*kept.written, *dropped.written)] == [1, 1, 1, 0, 0, 0]
+
+
+def test_zones_and_crossings_come_with_the_objects() -> None:
+    sink = FakeSink()
+    loop(FakeSource(2), sink, zones=["left:0,0;0.5,0;0.5,1;0,1", "right:0.6,0;1,0;1,1;0.6,1"], lines="gate:0.9,0;0.9,1")
+    assert [found.zones for _, found in sink.written] == [(("left",),)] * 2
+    assert sink.written[1][1].crossings == {"gate": {}}
 
 
 def test_a_stride_never_holds_detections_over_to_another_picture() -> None:
@@ -93,8 +121,10 @@ def test_a_stride_never_holds_detections_over_to_another_picture() -> None:
         make_frame(index, StreamInfo(name, width, height, Fraction(1), None))
         for index, (name, (width, height)) in enumerate(zip("aaabb", sizes, strict=True))
     ]
-    results = list(detect((frame for frame in frames), FakeDetector(), 2, 100, RunReport()))  # type: ignore[arg-type]
-    assert [int(found.query_ids[0]) for _, found in results] == [0, 0, 2, 3, 3]
+    results = list(
+        detect((frame for frame in frames), FakeDetector(), 2, load_config(flags={"stride": 100}), RunReport())
+    )  # type: ignore[arg-type]
+    assert [found and int(found.query_ids[0]) for _, found in results] == [0, None, 2, 3, None]
 
 
 def test_max_frames_stops_reading_there() -> None:
@@ -166,7 +196,7 @@ def test_a_sink_that_fails_is_still_closed_and_the_threads_end(error: BaseExcept
 
 def test_the_time_of_every_stage_is_taken() -> None:
     report = loop(FakeSource(4), FakeSink())
-    assert set(report.stage_seconds) == {"read", "detect", "draw", "write"}
+    assert set(report.stage_seconds) == {"read", "detect", "track", "draw", "write"}
     assert all(seconds > 0 for seconds in report.stage_seconds.values())
     assert report.elapsed_seconds > 0
 
@@ -192,14 +222,18 @@ def test_a_run_writes_the_video_the_records_and_the_report(tmp_path: Path) -> No
     assert (tmp_path / "out.mp4").stat().st_size > 0
     lines = [json.loads(line) for line in records.read_text().splitlines()]
     assert [line["index"] for line in lines] == list(range(5))
-    assert lines[1]["detections"][0]["class"] == "car"
+    assert lines[1]["detections"][0]["class"] == "person"
+    assert lines[1]["detections"][0]["track_id"] == 1
     told = json.loads(report.read_text())
     assert told["model"]["name"] == "fake"
     assert told["model"]["precision_reason"] == "it is a fake"
     assert told["settings"]["preset"] == "ultrafast"
     assert "torch" in told["versions"]
     assert told["runs"][0]["report"]["frames_written"] == 5
+    assert told["runs"][0]["report"]["frames_detected"] == 5
     assert told["runs"][0]["output"] == str(tmp_path / "out.mp4")
+    [track] = told["runs"][0]["tracks"]
+    assert track["votes"] == {"person": 1.8, "car": 1.8, "traffic light": 0.9}
 
 
 def test_a_broken_input_is_reported_and_the_others_go_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -378,7 +412,7 @@ def test_a_large_stride_reads_no_further_ahead_than_a_small_one() -> None:
 
     loop(source, Watching(), FakeDetector(), stride=200, batch_size=1)
     assert most < 150
-    assert len(pairs(sink)) == 400
+    assert [frame.index for frame, _ in sink.written] == list(range(400))
 
 
 @pytest.mark.parametrize("which", ["records", "report"])

@@ -113,6 +113,7 @@ def test_a_record_is_what_the_design_says(tmp_path: Path) -> None:
                 "query_id": 17,
                 "track_id": 3,
                 "attention": {"center": [24.0, 24.0], "inside_box": round(stats[0].inside_box, 4), "entropy": 0.0},
+                "carried": False,
             },
             {
                 "box": [0.0, 0.0, 64.0, 48.0],
@@ -122,6 +123,7 @@ def test_a_record_is_what_the_design_says(tmp_path: Path) -> None:
                 "query_id": 99,
                 "track_id": None,
                 "attention": {"center": [32.0, 24.0], "inside_box": 1.0, "entropy": 1.0},
+                "carried": False,
             },
         ],
     }

@@ -17,7 +17,8 @@ from backgrounds import TRAIN_BACKGROUNDS, UNSEEN_BACKGROUNDS  # noqa: E402
 from scenes import CLASS_NAMES, Scenes, paste, pose  # noqa: E402
 from scoring import Scored, attention_scores, class_precision, covered, interpolated_precision, kept_scores  # noqa: E402
 from set_loss import Targets, cell_targets, match, set_loss  # noqa: E402
-from tiny_network import Network, cells_of, start_decoder  # noqa: E402
+from tiny_network import Network, cells_of  # noqa: E402
+from tiny_start import start_decoder  # noqa: E402
 
 from stream_detr.models.detr import DetrConfig  # noqa: E402
 
@@ -126,7 +127,7 @@ def test_the_exported_model_is_what_was_trained_and_groups_do_not_see_each_other
             network(images)
         network.eval()
         before = network(images)
-        network.freeze_stem()
+        network.fold_stem()
         after = network(images)
         plain = network.export()(images)
         network.more_queries.add_(1.0)
@@ -159,6 +160,7 @@ def test_the_decoder_starts_with_its_attention_on_objects():
     images = torch.randn(4, 3, 64, 96)
     images[:, :, 16:48, 24:53] += 4  # something to see, where the object is
     assert "residuals" in start_decoder(network, images, wanted)
+    network.fold_stem()
     plain = network.export()
     cross = plain.transformer.decoder.blocks()[0].multihead_attn
     cross.keep_projections = True

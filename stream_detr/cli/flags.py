@@ -125,8 +125,17 @@ def _run_flags(parser: Parser) -> None:
     _option(group, "--batch-size", metavar="N", help="frames in one forward pass")
     _option(group, "--stride", metavar="N", help="run the model on every Nth frame; all frames are written")
     _option(group, "--max-frames", metavar="N", help="stop after N frames of each input")
-    _option(group, "--track", action="store_true", help="follow objects over time (not in this version yet)")
+    _option(group, "--detect-fps", metavar="R", help="run the model R times a second instead")
+    _option(group, "--min-size", metavar="PX", help="leave out objects whose shorter side is below this")
+    _option(group, "--track", action="store_true", help="follow objects over time (the default)")
     _option(group, "--no-track", action="store_false", dest="track", help="don't")
+    _option(group, "--smooth", metavar="S", help="smoothing of attention along the track, 0 to below 1 (0.8)")
+    _option(
+        group, "--zone", action="append", dest="zones", metavar="NAME:X,Y;...", help="who is in this polygon; repeatable"
+    )
+    _option(
+        group, "--line", action="append", dest="lines", metavar="NAME:X,Y;X,Y", help="count who crosses; repeatable"
+    )
 
 
 def _attention_flags(parser: Parser) -> None:
@@ -152,7 +161,8 @@ def _overlay_flags(parser: Parser) -> None:
 
 def _output_flags(parser: Parser) -> None:
     group = parser.add_argument_group("output")
-    _option(group, "--records", metavar="OUT.jsonl", help="the detections, one JSON object a frame")
+    _option(group, "--records", metavar="OUT", help="the detections: .jsonl, .csv, .parquet, or .json (COCO results)")
+    _option(group, "--save-attention", metavar="OUT", help="the attention maps: .npz, or a zarr folder")
     _option(group, "--report", metavar="OUT.json", help="figures of the run")
     _option(group, "--overwrite", action="store_true", help="replace outputs that exist")
     _option(group, "--codec", metavar="NAME", help="video encoder (libx264)")

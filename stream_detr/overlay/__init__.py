@@ -5,7 +5,7 @@ To add a way to draw attention, write a function like the ones below and add it 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -14,23 +14,28 @@ from numpy.typing import NDArray
 from stream_detr.errors import CaptureError, UsageError
 from stream_detr.overlay.heat import blend, glow, lay_over, strength_of
 from stream_detr.overlay.labels import draw_labels, texts_of
-from stream_detr.overlay.legend import SCALE, Legend, draw_legend
+from stream_detr.overlay.legend import OWN_SCALE, SCALE, Legend, draw_legend
 from stream_detr.overlay.marks import LINK_FULL, draw_boxes, draw_links, draw_points, whole_boxes
 from stream_detr.overlay.palette import color_of, colors_of
-from stream_detr.structures import AttentionMaps, Detections
+from stream_detr.overlay.regions import draw_lines, draw_region_texts, draw_zones
+from stream_detr.structures import AttentionMaps, Detections, Line, Zone
 
 Image = NDArray[np.uint8]
 
 _LONE_POINT = (20, 20, 24)
+_CARRIED = 0.5  # of its strength is what an object's attention is drawn with in a frame that the model did not see
 
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """How a frame is drawn: which attention (a key of OVERLAYS), its opacity where it is full, the legend or not."""
+    """How a frame is drawn: which attention (a key of OVERLAYS), its opacity where it is full, the legend or not,
+    and which zones and lines."""
 
     attention: str = "cross"
     alpha: float = 0.5
     legend: bool = True
+    zones: tuple[Zone, ...] = ()
+    lines: tuple[Line, ...] = ()
 
     def __post_init__(self) -> None:
         if self.attention not in OVERLAYS:
@@ -67,7 +72,12 @@ def draw_cross(image: Image, detections: Detections, alpha: float) -> tuple[Imag
         return image.copy(), legend
     if attention is None or attention.cross is None:
         raise _missing("cross")
-    tint = blend(strength_of(attention.cross, "cross-attention"), colors_of(detections), alpha)
+    if attention.full_at is not None:
+        legend = replace(legend, scale=OWN_SCALE)
+    strength = strength_of(attention.cross, "cross-attention", attention.full_at)
+    if detections.carried is not None:
+        strength[detections.carried] *= _CARRIED
+    tint = blend(strength, colors_of(detections), alpha)
     return lay_over(image, tint, stride=attention.stride, model_hw=attention.model_hw), legend
 
 
@@ -121,7 +131,7 @@ def draw_none(image: Image, detections: Detections, alpha: float) -> tuple[Image
 
 
 def render(image: Image, detections: Detections, style: Style) -> Image:
-    """New picture (H, W, 3) of ``image`` with attention, boxes and labels drawn over it.
+    """New picture (H, W, 3) of ``image`` with attention, zones and lines, boxes and labels drawn over it.
 
     Args:
         image: (H, W, 3) uint8 RGB, left as it is.
@@ -138,10 +148,20 @@ def render(image: Image, detections: Detections, style: Style) -> Image:
     picture, legend = OVERLAYS[style.attention](image, detections, style.alpha)
     boxes = whole_boxes(detections.boxes, (image.shape[0], image.shape[1]))
     colors = colors_of(detections)
-    draw_boxes(picture, boxes, colors)
+    draw_zones(picture, style.zones)
+    draw_lines(picture, style.lines)
+    draw_boxes(picture, boxes, colors, _missed(detections))
     corner = draw_legend(picture, legend) if legend is not None and style.legend else None
-    draw_labels(picture, boxes, texts_of(detections), colors, taken=[corner] if corner else [])
+    taken = [corner] if corner else []
+    taken += draw_region_texts(picture, detections, style.zones, style.lines, taken)
+    draw_labels(picture, boxes, texts_of(detections), colors, taken)
     return picture
+
+
+def _missed(detections: Detections) -> list[bool] | None:
+    """Which objects the model looked for and did not see; in a frame that it did not look at there are none."""
+    carried = detections.carried
+    return None if carried is None or carried.all() else carried.tolist()
 
 
 OVERLAYS: dict[str, Overlay] = {

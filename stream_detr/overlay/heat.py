@@ -1,8 +1,9 @@
 """Attention as colour: blended on the small feature grid, upsampled once, laid over the picture.
 
-The scale is a fixed multiple of uniform attention, the same for every object and frame: nothing flickers because
-another object came or a maximum moved. Everything at full resolution is uint8, and only where there is something to
-see: a picture is 6 MB, and the time goes into moving it.
+The scale is a fixed multiple of uniform attention, the same for every object and frame, or what a tracked object's own
+attention reaches, smoothed along its track: nothing flickers because another object came or a maximum moved. Everything
+at full resolution is uint8, and only where there is something to see: a picture is 6 MB, and the time goes into moving
+it.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ CLEAR_AT = 2.0
 FULL_AT = 16.0
 """Multiple of uniform attention from which the colour is as opaque as it gets."""
 
+OWN_RANGE = 8.0
+"""On an object's own scale nothing is drawn below the attention where it is full, divided by this."""
+
 _TINT_ROWS_PER_CELL = 16
 _ROWS_PER_BAND = 4
 # Inferno without its ends: black would only darken the picture, pale yellow would only bleach it.
@@ -39,10 +43,14 @@ class Tint:
     clear: NDArray[np.uint8]
 
 
-def strength_of(maps: NDArray[np.float32], what: str) -> NDArray[np.float32]:
+def strength_of(
+    maps: NDArray[np.float32], what: str, full_at: NDArray[np.float32] | None = None
+) -> NDArray[np.float32]:
     """Attention (N, h, w) on a logarithmic scale: 0 up to CLEAR_AT times uniform, 1 from FULL_AT times on.
 
     Attention spans orders of magnitude; on a linear scale either the peaks clip or the rest of the object is lost.
+    With ``full_at`` (N,) each map has a scale of its own: 1 from there on, 0 up to its OWN_RANGE-th part and, still,
+    up to CLEAR_AT times uniform.
 
     Raises:
         CaptureError: the maps hold values that are not finite; ``what`` names them.
@@ -52,8 +60,16 @@ def strength_of(maps: NDArray[np.float32], what: str) -> NDArray[np.float32]:
     """
     if not math.isfinite(float(maps.sum())):
         raise CaptureError(f"{what}: the attention holds values that are not finite; try --precision fp32")
-    multiple = maps * (maps.shape[1] * maps.shape[2] / CLEAR_AT)
-    strength: NDArray[np.float32] = np.log2(np.maximum(multiple, 1)) / math.log2(FULL_AT / CLEAR_AT)
+    uniform = 1 / (maps.shape[1] * maps.shape[2])
+    if full_at is None:
+        full_at = np.full(len(maps), FULL_AT * uniform, np.float32)
+        clear_at = np.full(len(maps), CLEAR_AT * uniform, np.float32)
+    else:
+        clear_at = np.maximum(full_at / OWN_RANGE, CLEAR_AT * uniform)
+        # Attention that is next to uniform has no peak: on a shorter scale it would be noise, drawn boldly.
+        full_at = np.maximum(full_at, 2 * clear_at)
+    strength: NDArray[np.float32] = np.log2(np.maximum(maps / clear_at[:, None, None], 1))
+    strength /= np.log2(full_at / clear_at)[:, None, None]
     return np.minimum(strength, 1, out=strength)
 
 

@@ -104,7 +104,7 @@ def place(box: Rect, size: tuple[int, int], taken: Sequence[Rect], size_hw: tupl
         shown_y = max(min(y, frame_h - height), 0)
         rect = (x, shown_y, min(x + width, frame_w), min(shown_y + height, frame_h))
         # A label pushed back into the frame is only taken when nothing better turns up.
-        cost = float(abs(shown_y - y)) + _covered(rect, taken)
+        cost = float(abs(shown_y - y)) + covered(rect, taken)
         if cost < best_cost:
             best, best_cost = rect, cost
         if not cost:
@@ -113,7 +113,7 @@ def place(box: Rect, size: tuple[int, int], taken: Sequence[Rect], size_hw: tupl
     return best
 
 
-def _covered(rect: Rect, taken: Sequence[Rect]) -> int:
+def covered(rect: Rect, taken: Sequence[Rect]) -> int:
     """Area of ``rect`` that ``taken`` covers."""
     x0, y0, x1, y1 = rect
     area = 0

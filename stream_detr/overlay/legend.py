@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_detr.overlay.heat import CLEAR_AT, FULL_AT
+from stream_detr.overlay.heat import CLEAR_AT, FULL_AT, OWN_RANGE
 from stream_detr.overlay.labels import Rect, font_px, text_mask
 
 _PANEL_OPACITY = 0.62
@@ -31,9 +31,10 @@ class Legend:
 
 
 SCALE = f"clear up to {CLEAR_AT:g} times uniform, full at {FULL_AT:g}"
+OWN_SCALE = f"full at each object's own peak, clear up to 1/{OWN_RANGE:g} of it"
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=64)
 def _panel(text: str, size: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """White text on a dark see-through panel: colour times opacity, and what is left of the picture (h, w, 3)."""
     coverage = text_mask(text, size)
@@ -48,18 +49,30 @@ def legend_size(size_hw: tuple[int, int]) -> int:
     return max(10, round(0.82 * font_px(size_hw)))
 
 
+def draw_panel(picture: NDArray[np.uint8], text: str, size: int, rect: Rect) -> None:
+    """``text`` on its panel, in place; ``rect`` is as large as :func:`panel_size` says, or the panel is cut."""
+    x0, y0, x1, y1 = rect
+    color, clear = (part[: y1 - y0, : x1 - x0] for part in _panel(text, size))
+    piece = picture[y0:y1, x0:x1]
+    cv2.multiply(piece, clear, dst=piece, scale=1 / 255)
+    cv2.add(piece, color, dst=piece)
+
+
+def panel_size(text: str, size: int) -> tuple[int, int]:
+    """Width and height of the panel of ``text``."""
+    height, width = text_mask(text, size).shape
+    return width, height
+
+
 def draw_legend(picture: NDArray[np.uint8], legend: Legend) -> Rect | None:
     """The legend at the lower left, in place, in the longest wording that fits; where it is, None = nothing fits."""
     height, width = picture.shape[:2]
     size = legend_size((height, width))
     margin = max(2, size // 2)
     for text in legend.wordings:
-        color, clear = _panel(text, size)
-        panel_h, panel_w = color.shape[:2]
+        panel_w, panel_h = panel_size(text, size)
         if panel_w + 2 * margin <= width and 4 * panel_h <= height:
-            x, y = margin, height - margin - panel_h
-            piece = picture[y : y + panel_h, x : x + panel_w]
-            cv2.multiply(piece, clear, dst=piece, scale=1 / 255)
-            cv2.add(piece, color, dst=piece)
-            return x, y, x + panel_w, y + panel_h
+            rect = margin, height - margin - panel_h, margin + panel_w, height - margin
+            draw_panel(picture, text, size, rect)
+            return rect
     return None

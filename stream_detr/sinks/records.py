@@ -1,35 +1,29 @@
-"""What was found, as data: one JSON object a frame and line."""
+"""What was found, as JSON: an object a frame and line, or COCO's list of results."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import Any, Self
+from contextlib import suppress
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_detr.errors import SinkError
 from stream_detr.measures import attention_stats
-from stream_detr.sinks.outputs import write_error
+from stream_detr.sinks.outputs import DataSink, create, encoded, put, writing
 from stream_detr.structures import Detections, Frame
 
 
-class RecordsSink:
-    """JSON lines, each on the disk as soon as its frame is done. The picture is not used.
+class RecordsSink(DataSink):
+    """JSON lines, each on the disk as soon as its frame is done.
 
     Raises:
         SinkError: the file can't be made.
     """
 
     def __init__(self, path: str) -> None:
-        self._path = path
-        try:
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
-            # A file name that is no text can still stand in JSON: \udcff, the way Python itself reads it.
-            self._file = open(path, "w", encoding="utf-8", errors="backslashreplace", newline="\n", buffering=1)  # noqa: SIM115
-        except OSError as error:
-            raise write_error(path, error) from error
+        super().__init__(path)
+        self._file = create(path)
 
     def write(self, frame: Frame, image: NDArray[np.uint8], detections: Detections) -> None:
         """Write one line.
@@ -37,34 +31,76 @@ class RecordsSink:
         Raises:
             SinkError: the disk is full.
         """
-        line = json.dumps(record(frame, detections), ensure_ascii=False, separators=(",", ":"))
-        try:
-            self._file.write(line + "\n")
-        except OSError as error:
-            raise write_error(self._path, error) from error
+        line = encoded(_json(record(frame, detections)) + "\n")
+        with writing(self._path):
+            put(self._file, line)
 
     def close(self) -> None:
         """Close the file; a second call does nothing."""
-        try:
+        with writing(self._path):
             self._file.close()
-        except OSError as error:
-            raise write_error(self._path, error) from error
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        try:
-            self.close()
-        except SinkError:
-            if error is None:
+class CocoSink(DataSink):
+    """COCO's list of results, a valid JSON file after every frame and on a full disk.
+
+    ``image_id`` is the frame's index, ``bbox`` [x, y, width, height] in pixels; of these and ``category_id`` and
+    ``score`` an evaluation is made, it passes over the other keys. In a run with several inputs the indices repeat:
+    ``stream`` tells them apart.
+
+    Raises:
+        SinkError: the file can't be made.
+    """
+
+    _END = b"\n]\n"
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self._file = create(path, b"[" + self._END)
+        self._length = 1  # of all before the end
+
+    def write(self, frame: Frame, image: NDArray[np.uint8], detections: Detections) -> None:
+        """Add the frame's detections in place of the bracket that ends the list, and another one.
+
+        Raises:
+            SinkError: the disk is full.
+        """
+        start = "\n" if self._length == 1 else ",\n"
+        if len(detections):
+            self._append(encoded(start + ",\n".join(map(_json, coco_results(frame, detections)))))
+
+    def close(self) -> None:
+        """Close the file; a second call does nothing."""
+        with writing(self._path):
+            self._file.close()
+
+    def _append(self, text: bytes) -> None:
+        with writing(self._path):
+            try:
+                self._file.seek(self._length)
+                put(self._file, text + self._END)
+            except OSError:
+                with suppress(OSError):
+                    self._file.truncate(self._length)
+                    self._file.seek(self._length)
+                    put(self._file, self._END)
                 raise
+        self._length += len(text)
 
 
 def record(frame: Frame, detections: Detections) -> dict[str, Any]:
-    """A frame's line: boxes in pixels, times in seconds, shares and scores in [0, 1], null for what there is not."""
+    """A frame's line: boxes in pixels, times in seconds, shares and scores in [0, 1], null for what there is not.
+
+    Zones and crossings (by line and class, [forward, backward]) are there only where they were asked for.
+    """
     height, width = frame.size_hw
     stats: list[Any] = [*attention_stats(detections, frame.size_hw)] or [None] * len(detections)
+    carried = detections.carried if detections.carried is not None else np.zeros(len(detections), np.bool_)
+    zones = [{}] * len(detections) if detections.zones is None else [{"zones": [*names]} for names in detections.zones]
+    crossings = {
+        line: {name: [*counts] for name, counts in by_class.items()}
+        for line, by_class in (detections.crossings or {}).items()
+    }
     return {
         "stream": frame.stream.name,
         "index": frame.index,
@@ -87,8 +123,10 @@ def record(frame: Frame, detections: Detections) -> dict[str, Any]:
                     "inside_box": round(each.inside_box, 4),
                     "entropy": round(each.entropy, 4),
                 },
+                "carried": is_carried,
+                **in_zones,
             }
-            for box, score, class_id, name, query_id, track_id, each in zip(
+            for box, score, class_id, name, query_id, track_id, each, is_carried, in_zones in zip(
                 detections.boxes.tolist(),
                 detections.scores.tolist(),
                 detections.class_ids.tolist(),
@@ -96,7 +134,33 @@ def record(frame: Frame, detections: Detections) -> dict[str, Any]:
                 detections.query_ids.tolist(),
                 detections.track_ids.tolist(),
                 stats,
+                carried.tolist(),
+                zones,
                 strict=True,
             )
         ],
+        **({} if detections.crossings is None else {"crossings": crossings}),
     }
+
+
+def coco_results(frame: Frame, detections: Detections) -> list[dict[str, Any]]:
+    """The detections of a frame as COCO's results; ``track_id`` only where there is a track."""
+    results: list[dict[str, Any]] = []
+    for each in record(frame, detections)["detections"]:
+        x1, y1, x2, y2 = each["box"]
+        result = {
+            "image_id": frame.index,
+            "category_id": each["class_id"],
+            "bbox": [x1, y1, round(x2 - x1, 2), round(y2 - y1, 2)],
+            "score": each["score"],
+            "category_name": each["class"],
+            "track_id": each["track_id"],
+            "carried": each["carried"],
+            "stream": frame.stream.name,
+        }
+        results.append({key: value for key, value in result.items() if value is not None})
+    return results
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

@@ -41,7 +41,7 @@ class ImagesSource:
         self._uris = given.uris
         self._start, self._first = self._first_readable()
         height, width = self._first.shape[:2]
-        self.info = StreamInfo(given.name, width, height, Fraction(1), len(given.uris))
+        self.info = StreamInfo(given.name, width, height, Fraction(1), len(given.uris), is_stills=True)
 
     def __iter__(self) -> Iterator[Frame]:
         for index in range(self._start, len(self._uris)):

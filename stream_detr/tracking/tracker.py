@@ -1,0 +1,307 @@
+"""Which detection of this frame is which object of the last ones. Matching and motion are norfair's."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stream_detr.boxes import iou
+from stream_detr.structures import AttentionMaps, Detections, Frame
+from stream_detr.tracking.smoothing import Smoother
+
+if TYPE_CHECKING:
+    from norfair import Tracker as Matcher
+    from norfair.tracker import TrackedObject
+
+KEPT_SHARE = 0.4
+"""A track that has begun goes on with detections above this share of the threshold that it took to begin."""
+
+_LOST_SECONDS = 1.5  # an object that comes back within this is the same one
+_SHOWN_SECONDS = 0.3  # for so long an object that the model misses is carried on
+_MATCH_BELOW = 0.95  # distance of two boxes, see `box_distance`
+_OTHER_CLASS = 0.25
+_SAME_PLACE = 0.5  # overlap
+_UNIT = 1000.0  # the filter's noise is in units of a frame's shorter side over this
+
+
+@dataclass(slots=True)
+class _Track:
+    """One object: its id, the last thing seen of it, and the score that each class has gathered."""
+
+    track_id: int
+    box: NDArray[np.float32]
+    aligned: NDArray[np.float32]  # the filter's box, which trembles less: attention is aligned by it
+    velocity: NDArray[np.float32]  # (4,) pixels a frame
+    seen_index: int
+    score: float
+    query_id: int
+    row: int  # in the last update's detections, -1 = not in it
+    votes: Counter[int] = field(default_factory=Counter)  # counts are sums of scores
+
+    @property
+    def class_id(self) -> int:
+        """The class with the highest sum of scores so far."""
+        return self.votes.most_common(1)[0][0]
+
+
+class Tracker:
+    """Follows the objects of one stream.
+
+    An object begins with a detection of at least ``begin`` and goes on with weaker ones (`KEPT_SHARE`), so it does not
+    vanish because its score dips; one that is missed is carried on for a moment and keeps its id for a little longer.
+    Its class is what its detections have voted for.
+    """
+
+    def __init__(self, begin: float, smooth: float, frame_rate: float) -> None:
+        self._begin = begin
+        self._smoother = Smoother(smooth)
+        self._shown_frames = max(1, round(_SHOWN_SECONDS * frame_rate))
+        self._lost_frames = max(2, round(_LOST_SECONDS * frame_rate))
+        self._num_begun = 0
+        self._forget(None)
+
+    def _forget(self, size_hw: tuple[int, int] | None) -> None:
+        """Begin anew for pictures of another size; ids go on."""
+        self._size_hw = size_hw
+        self._matcher = _matcher(self._lost_frames)
+        self._tracks: dict[int, _Track] = {}  # by norfair's id
+        self._index: int | None = None
+        self._last: Detections | None = None  # of the last update
+        self._before: dict[int, tuple[int, NDArray[np.float32]]] = {}  # box of each track at the update before
+
+    def update(self, detections: Detections, frame: Frame) -> Detections:
+        """Detections of a frame that the model saw, later than any before -> those of begun objects, with their ids.
+
+        Objects that were missed follow, carried. Attention is smoothed, its scale is in ``full_at``.
+        """
+        if frame.size_hw != self._size_hw:
+            self._forget(frame.size_hw)
+        detections = detections[self._worth_following(detections)]
+        passed = 1 if self._index is None else frame.index - self._index
+        followed = self._match(detections, frame, passed)
+        self._before = {t.track_id: (t.seen_index, t.box) for t in self._tracks.values() if t.track_id >= 0}
+        self._note(detections, followed, frame)
+        begun = [track for track in self._tracks.values() if track.track_id >= 0]
+        seen = [track for track in begun if track.row >= 0]
+        missed = [t for t in begun if t.row < 0 and frame.index - t.seen_index <= self._shown_frames]
+        if seen and missed:
+            # Where another object is found, the missed one is behind it, or was the same.
+            taken = iou(np.stack([t.box for t in missed]), np.stack([t.box for t in seen])).max(1) > _SAME_PLACE
+            missed = [track for track, gone in zip(missed, taken, strict=True) if not gone]
+        found = detections[np.array([track.row for track in seen], np.int64)]
+        aligned = np.array([track.aligned for track in seen], np.float32).reshape(-1, 4)
+        found = self._labelled(found, seen)
+        found = self._smoother.update(found, frame.size_hw, aligned)
+        self._smoother.keep([track.track_id for track in begun])
+        for number, track in enumerate(seen):
+            track.row = number
+        self._index, self._last = frame.index, found
+        return self._with_carried(found, missed, [track.box for track in missed], frame)
+
+    def at(self, frame: Frame) -> Detections:
+        """The objects moved on to a later frame than the last update's; nothing changes inside."""
+        if self._last is None or self._index is None:
+            return Detections.empty()
+        shown = [t for t in self._tracks.values() if self._is_shown(t, frame.index)]
+        boxes = [_moved(track.box, track.velocity, frame.index - self._index) for track in shown]
+        return self._with_carried(self._last[:0], shown, boxes, frame)
+
+    def between(self, frame: Frame) -> Detections:
+        """The objects in a frame between the last two updates, on the straight line from one to the other."""
+        if self._last is None or self._index is None:
+            return Detections.empty()
+        shown, boxes = [], []
+        for track in self._tracks.values():
+            if track.track_id not in self._before:
+                continue
+            began, box = self._before[track.track_id]
+            if track.row >= 0:
+                share = (frame.index - began) / (self._index - began)
+                shown.append(track)
+                boxes.append(box + (track.box - box) * np.float32(share))
+            elif self._is_shown(track, frame.index):
+                shown.append(track)
+                boxes.append(_moved(track.box, track.velocity, frame.index - self._index))
+        return self._with_carried(self._last[:0], shown, boxes, frame)
+
+    def votes(self, track_id: int) -> Counter[int]:
+        """Sum of scores that a track which is still followed has gathered for each class id; it goes on counting."""
+        return next(track.votes for track in self._tracks.values() if track.track_id == track_id)
+
+    def _worth_following(self, detections: Detections) -> NDArray[np.bool_]:
+        """All but the weak ones that lie on a strong one: the model's second thoughts about the same object."""
+        strong = detections.scores >= self._begin
+        if strong.all() or not strong.any():
+            return np.ones(len(detections), np.bool_)
+        covered = iou(detections.boxes, detections.boxes[strong]).max(1) > _SAME_PLACE
+        worth: NDArray[np.bool_] = strong | ~covered
+        return worth
+
+    def _is_shown(self, track: _Track, index: int) -> bool:
+        return track.track_id >= 0 and (track.row >= 0 or index - track.seen_index <= self._shown_frames)
+
+    def _match(self, detections: Detections, frame: Frame, passed: int) -> list[TrackedObject]:
+        from norfair import Detection
+
+        scale = _UNIT / min(frame.size_hw)
+        given = [
+            Detection((box * scale).reshape(2, 2), data=(frame.index, row, score), label=class_id)
+            for row, (box, score, class_id) in enumerate(
+                zip(
+                    detections.boxes.astype(np.float64),
+                    detections.scores.tolist(),
+                    detections.class_ids.tolist(),
+                    strict=True,
+                )
+            )
+        ]
+        # Norfair counts and predicts once a call: the frames that the model did not see are calls without detections.
+        for _ in range(min(passed, self._matcher.hit_counter_max + 2) - 1):
+            self._matcher.update()
+        self._matcher.update(given, period=min(passed, self._matcher.hit_counter_max))
+        return list(self._matcher.tracked_objects)
+
+    def _note(self, detections: Detections, followed: list[TrackedObject], frame: Frame) -> None:
+        """Bring the tracks up to date."""
+        scale = min(frame.size_hw) / _UNIT
+        tracks: dict[int, _Track] = {}
+        for one in followed:
+            assert one.id is not None  # there is no initialization delay
+            estimate = np.asarray(one.estimate.reshape(4) * scale, np.float32)
+            velocity = np.asarray(one.estimate_velocity.reshape(4) * scale, np.float32)
+            track = self._tracks.get(one.id)
+            seen_index, row, score = one.last_detection.data
+            if seen_index == frame.index:
+                one.hit_counter = self._lost_frames  # however young: as long as any other
+                if track is None:
+                    track = _Track(-1, estimate, estimate, velocity, frame.index, score, -1, row)
+                track.box, track.row = detections.boxes[row], row
+                track.seen_index, track.score = frame.index, score
+                track.query_id = int(detections.query_ids[row])
+                track.votes[int(detections.class_ids[row])] += score
+                if track.track_id < 0 and score >= self._begin:
+                    self._num_begun += 1
+                    track.track_id = self._num_begun
+            elif track is not None:
+                track.box, track.row = estimate, -1
+            if track is not None:
+                track.aligned, track.velocity = estimate, velocity
+                tracks[one.id] = track
+        self._tracks = tracks
+
+    def _labelled(self, found: Detections, tracks: list[_Track]) -> Detections:
+        return replace(
+            found,
+            class_ids=np.array([track.class_id for track in tracks], np.int64),
+            track_ids=np.array([track.track_id for track in tracks], np.int64),
+            carried=np.zeros(len(tracks), np.bool_),
+        )
+
+    def _with_carried(
+        self, found: Detections, tracks: list[_Track], boxes: list[NDArray[np.float32]], frame: Frame
+    ) -> Detections:
+        """``found`` and behind it the ``tracks`` at ``boxes``, inside the frame, with the attention they had."""
+        height, width = frame.size_hw
+        limits = np.array([width, height, width, height], np.float32)
+        placed = np.clip(np.array(boxes, np.float32).reshape(-1, 4), 0, limits)
+        inside = (placed[:, 2:] - placed[:, :2]).min(1) >= 1
+        all_tracks, tracks = tracks, [t for t, kept in zip(tracks, inside, strict=True) if kept]
+        placed = placed[inside]
+        if not tracks and len(found):
+            return found
+        ids = np.array([track.track_id for track in tracks], np.int64)
+        # Where the attention is aligned, not cut at the frame's edge: as far from where it was as the box is.
+        aligned = [t.aligned + box - t.box for t, box, kept in zip(all_tracks, boxes, inside, strict=True) if kept]
+        return Detections(
+            boxes=np.concatenate([found.boxes, placed]),
+            scores=np.concatenate([found.scores, np.array([track.score for track in tracks], np.float32)]),
+            class_ids=np.concatenate([found.class_ids, np.array([track.class_id for track in tracks], np.int64)]),
+            query_ids=np.concatenate([found.query_ids, np.array([track.query_id for track in tracks], np.int64)]),
+            track_ids=np.concatenate([found.track_ids, ids]),
+            attention=self._attention(found, tracks, np.array(aligned, np.float32), frame.size_hw),
+            class_names=found.class_names,
+            carried=np.concatenate([np.zeros(len(found), np.bool_), np.ones(len(tracks), np.bool_)]),
+        )
+
+    def _attention(
+        self,
+        found: Detections,
+        tracks: list[_Track],
+        aligned: NDArray[np.float32],
+        size_hw: tuple[int, int],
+    ) -> AttentionMaps | None:
+        maps = found.attention
+        if maps is None:
+            return None
+        cross, full_at, objects = maps.cross, maps.full_at, maps.objects
+        if cross is not None and tracks:
+            moved = self._smoother.at(np.array([track.track_id for track in tracks], np.int64), aligned, size_hw)
+            assert moved is not None  # every begun track was seen with its attention
+            cross = np.concatenate([cross, moved[0]])
+            full_at = np.concatenate([np.empty(0, np.float32) if full_at is None else full_at, moved[1]])
+        if objects is not None:
+            last = self._last.attention.objects if self._last is not None and self._last.attention is not None else None
+            rows = [*range(len(found)), *(track.row for track in tracks)]
+            source = objects if len(found) or last is None else last
+            table = np.pad(source, ((0, 1), (0, 1)))  # row -1: nothing is known of an object that was missed
+            objects = np.ascontiguousarray(table[np.ix_(rows, rows)])
+        return replace(maps, cross=cross, full_at=full_at, objects=objects)
+
+
+def box_distance(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How far boxes (N, 4) and (M, 4) are apart -> (N, M): 0 = the same, 1 = just out of reach.
+
+    Half of it is overlap, half the distance of the centres in units of the boxes' size: small fast objects need not
+    overlap from frame to frame.
+
+    >>> box_distance(np.array([[0, 0, 10, 10.0]]), np.array([[0, 0, 10, 10.0], [30, 0, 40, 10]])).tolist()
+    [[0.0, 1.0]]
+    """
+    overlap = iou(a.astype(np.float32), b.astype(np.float32)).astype(np.float64)
+    centre_a, centre_b = (a[:, :2] + a[:, 2:]) / 2, (b[:, :2] + b[:, 2:]) / 2
+    size_a, size_b = np.sqrt(np.prod(a[:, 2:] - a[:, :2], 1).clip(1)), np.sqrt(np.prod(b[:, 2:] - b[:, :2], 1).clip(1))
+    apart = np.linalg.norm(centre_a[:, None] - centre_b[None], axis=-1) / (size_a[:, None] + size_b[None])
+    distance: NDArray[np.float64] = (1 - overlap) / 2 + np.minimum(apart, 1) / 2
+    return distance
+
+
+def _moved(box: NDArray[np.float32], velocity: NDArray[np.float32], frames: int) -> NDArray[np.float32]:
+    """``box`` after some frames: its centre goes on, its size stays, as a size's change is mostly noise."""
+    drift = (velocity[:2] + velocity[2:]) / 2 * np.float32(frames)
+    moved: NDArray[np.float32] = box + np.concatenate([drift, drift])
+    return moved
+
+
+def _matcher(lost_frames: int) -> Matcher:
+    """Norfair with a distance of ours: by place, a little by class, and strong detections before weak ones."""
+    # Norfair sets up rich and scipy, most of a second: only who tracks waits for it.
+    logging.getLogger("norfair").setLevel(logging.ERROR)
+    from norfair import OptimizedKalmanFilterFactory
+    from norfair import Tracker as Matcher
+    from norfair.distances import Distance
+
+    class BoxDistance(Distance):
+        def get_distances(self, objects: Any, candidates: Any) -> NDArray[np.float64]:
+            seen = np.array([one.points.reshape(4) for one in candidates]).reshape(-1, 4)
+            expected = np.array([one.estimate.reshape(4) for one in objects]).reshape(-1, 4)
+            distance = box_distance(seen, expected)
+            classes = np.array([one.label for one in objects]), np.array([one.label for one in candidates])
+            weak = np.array([1 - one.data[2] for one in candidates])
+            distance += _OTHER_CLASS * (classes[1][:, None] != classes[0][None])
+            return np.asarray(distance + 0.1 * weak[:, None], np.float64)
+
+    matcher = Matcher(
+        "iou",
+        _MATCH_BELOW,
+        hit_counter_max=lost_frames,
+        initialization_delay=0,
+        past_detections_length=0,
+        filter_factory=OptimizedKalmanFilterFactory(R=20.0, Q=0.5, vel_variance=100.0),
+    )
+    matcher.distance_function = BoxDistance()
+    return matcher
