@@ -11,7 +11,7 @@ from scoring import identity_f1
 
 from stream_detr.structures import AttentionMaps, Detections, Frame, StreamInfo
 from stream_detr.tracking import KEPT_SHARE, Tracker, TrackSummaries
-from stream_detr.tracking.tracker import box_distance
+from stream_detr.tracking.matching import Motion, box_distance
 
 INFO = StreamInfo("made", 320, 180, Fraction(25))
 IMAGE = np.zeros((180, 320, 3), np.uint8)
@@ -207,3 +207,16 @@ def test_a_tracks_summary_has_its_time_its_votes_and_its_evidence() -> None:
     assert one["votes"] == {"dog": 3.6, "cat": 0.9}
     assert (one["first_seconds"], one["last_seconds"]) == (0.0, 0.2)
     assert 0.5 < one["inside_box_lowest"] <= one["inside_box_mean"] <= 1
+
+
+def test_the_motion_filter_learns_a_constant_velocity_and_smooths_noise() -> None:
+    dice = np.random.default_rng(0)
+    way = np.array([[100.0, 100, 200, 200]]) + np.arange(60)[:, None] * np.array([[6.0, -2, 6, -2]])
+    seen = way + dice.normal(0, 4, way.shape)
+    motion, errors = Motion(seen[0].reshape(2, 2)), []
+    for box, true in zip(seen[1:], way[1:], strict=True):
+        motion.predict()
+        motion.update(box.reshape(4, 1))
+        errors.append(np.abs(motion.x[:4, 0] - true).mean())
+    assert motion.x[4:, 0].tolist() == pytest.approx([6, -2, 6, -2], abs=1.5)
+    assert np.mean(errors[20:]) < 0.8 * np.abs(seen - way)[20:].mean()

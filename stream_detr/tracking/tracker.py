@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stream_detr.boxes import iou
 from stream_detr.structures import AttentionMaps, Detections, Frame
+from stream_detr.tracking.matching import norfair_tracker
 from stream_detr.tracking.smoothing import Smoother
 
 if TYPE_CHECKING:
-    from norfair import Tracker as Matcher
     from norfair.tracker import TrackedObject
 
 KEPT_SHARE = 0.4
@@ -23,8 +22,6 @@ KEPT_SHARE = 0.4
 
 _LOST_SECONDS = 1.5  # an object that comes back within this is the same one
 _SHOWN_SECONDS = 0.3  # for so long an object that the model misses is carried on
-_MATCH_BELOW = 0.95  # distance of two boxes, see `box_distance`
-_OTHER_CLASS = 0.25
 _SAME_PLACE = 0.5  # overlap
 _UNIT = 1000.0  # the filter's noise is in units of a frame's shorter side over this
 
@@ -68,7 +65,7 @@ class Tracker:
     def _forget(self, size_hw: tuple[int, int] | None) -> None:
         """Begin anew for pictures of another size; ids go on."""
         self._size_hw = size_hw
-        self._matcher = _matcher(self._lost_frames)
+        self._matcher = norfair_tracker(self._lost_frames)
         self._tracks: dict[int, _Track] = {}  # by norfair's id
         self._index: int | None = None
         self._last: Detections | None = None  # of the last update
@@ -253,55 +250,8 @@ class Tracker:
         return replace(maps, cross=cross, full_at=full_at, objects=objects)
 
 
-def box_distance(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-    """How far boxes (N, 4) and (M, 4) are apart -> (N, M): 0 = the same, 1 = just out of reach.
-
-    Half of it is overlap, half the distance of the centres in units of the boxes' size: small fast objects need not
-    overlap from frame to frame.
-
-    >>> box_distance(np.array([[0, 0, 10, 10.0]]), np.array([[0, 0, 10, 10.0], [30, 0, 40, 10]])).tolist()
-    [[0.0, 1.0]]
-    """
-    overlap = iou(a.astype(np.float32), b.astype(np.float32)).astype(np.float64)
-    centre_a, centre_b = (a[:, :2] + a[:, 2:]) / 2, (b[:, :2] + b[:, 2:]) / 2
-    size_a, size_b = np.sqrt(np.prod(a[:, 2:] - a[:, :2], 1).clip(1)), np.sqrt(np.prod(b[:, 2:] - b[:, :2], 1).clip(1))
-    apart = np.linalg.norm(centre_a[:, None] - centre_b[None], axis=-1) / (size_a[:, None] + size_b[None])
-    distance: NDArray[np.float64] = (1 - overlap) / 2 + np.minimum(apart, 1) / 2
-    return distance
-
-
 def _moved(box: NDArray[np.float32], velocity: NDArray[np.float32], frames: int) -> NDArray[np.float32]:
     """``box`` after some frames: its centre goes on, its size stays, as a size's change is mostly noise."""
     drift = (velocity[:2] + velocity[2:]) / 2 * np.float32(frames)
     moved: NDArray[np.float32] = box + np.concatenate([drift, drift])
     return moved
-
-
-def _matcher(lost_frames: int) -> Matcher:
-    """Norfair with a distance of ours: by place, a little by class, and strong detections before weak ones."""
-    # Norfair sets up rich and scipy, most of a second: only who tracks waits for it.
-    logging.getLogger("norfair").setLevel(logging.ERROR)
-    from norfair import OptimizedKalmanFilterFactory
-    from norfair import Tracker as Matcher
-    from norfair.distances import Distance
-
-    class BoxDistance(Distance):
-        def get_distances(self, objects: Any, candidates: Any) -> NDArray[np.float64]:
-            seen = np.array([one.points.reshape(4) for one in candidates]).reshape(-1, 4)
-            expected = np.array([one.estimate.reshape(4) for one in objects]).reshape(-1, 4)
-            distance = box_distance(seen, expected)
-            classes = np.array([one.label for one in objects]), np.array([one.label for one in candidates])
-            weak = np.array([1 - one.data[2] for one in candidates])
-            distance += _OTHER_CLASS * (classes[1][:, None] != classes[0][None])
-            return np.asarray(distance + 0.1 * weak[:, None], np.float64)
-
-    matcher = Matcher(
-        "iou",
-        _MATCH_BELOW,
-        hit_counter_max=lost_frames,
-        initialization_delay=0,
-        past_detections_length=0,
-        filter_factory=OptimizedKalmanFilterFactory(R=20.0, Q=0.5, vel_variance=100.0),
-    )
-    matcher.distance_function = BoxDistance()
-    return matcher
