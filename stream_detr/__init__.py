@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from stream_detr.detector import Detector as Detector
     from stream_detr.detector import load_model as load_model
     from stream_detr.errors import StreamDetrError as StreamDetrError
+    from stream_detr.interop import to_supervision as to_supervision
     from stream_detr.overlay import Style as Style
     from stream_detr.overlay import render as render
     from stream_detr.pipeline import Result as Result
@@ -38,6 +39,7 @@ _HOME = {
     "load_model": "detector",
     "render": "overlay",
     "run": "pipeline",
+    "to_supervision": "interop",
 }
 
 __all__ = list(_HOME)

@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from stream_detr.errors import UsageError
+from stream_detr.sources.inputs import without_credentials
 from stream_detr.structures import Line, Zone
 from stream_detr.zones import check_names, parse_line, parse_zone
 
@@ -42,6 +43,15 @@ def _points(value: object) -> object:
     if isinstance(value, str):
         value = [part for part in value.split(";") if part.strip()]
     return [_split(point) for point in value] if isinstance(value, (list, tuple)) else value
+
+
+def _size(value: object) -> object:
+    """``"640x480"`` -> ``["640", "480"]``; anything else as it is."""
+    return value.lower().split("x") if isinstance(value, str) else value
+
+
+def _one_as_list(value: object) -> object:
+    return [value] if isinstance(value, str) else value
 
 
 def _zones(value: object) -> object:
@@ -102,6 +112,22 @@ class Config(BaseModel):
     crf: Annotated[int, Field(ge=0, le=63)] = 20
     preset: str = "veryfast"
 
+    realtime: bool = False
+    transport: Literal["tcp", "udp"] = "tcp"
+    camera_size: Annotated[tuple[Side, Side] | None, BeforeValidator(_size)] = None
+    camera_rate: Annotated[float, Field(gt=0)] | None = None
+    camera_format: Literal["mjpeg"] | None = None
+    max_staleness: Annotated[float, Field(gt=0)] = 3.0
+    max_reconnects: Annotated[int, Field(ge=0)] | None = None
+    record: str | None = None
+    segment: Annotated[float, Field(gt=0)] | None = None
+    show_stale: bool = False
+    publish: Annotated[tuple[str, ...], BeforeValidator(_one_as_list)] = ()
+    view: Literal["browser", "none"] = "browser"
+    host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8765
+    token: str | None = None
+
     @field_validator("device")
     @classmethod
     def _device_has_a_known_form(cls, value: str) -> str:
@@ -127,6 +153,11 @@ class Config(BaseModel):
             raise ValueError("smooth: 1 would never take anything new in; give less")
         check_names(self.zones, self.lines)
         return self
+
+    def shown(self) -> dict[str, Any]:
+        """All settings as they may be written down: no token, no credentials."""
+        values = self.model_dump(mode="json", exclude={"token"})
+        return values | {"publish": [without_credentials(uri) for uri in self.publish]}
 
     def detector_options(self) -> dict[str, Any]:
         """The keyword arguments of `stream_detr.load_model` that these settings mean."""
@@ -251,6 +282,7 @@ _EXPECTED = {
 _EXPECTED_OF = {
     "layer": "a number, several with commas between them, or all",
     "head": "mean, max or the number of a head",
+    "camera_size": "WIDTHxHEIGHT in pixels, like 1280x720",
     "points": "X,Y as fractions of the frame, between 0 and 1",
 }
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import ExitStack
 from typing import TypedDict, Unpack
 
@@ -28,28 +29,37 @@ CPU_BATCH_PIXELS = 1 << 20
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class Options(TypedDict, total=False):
-    """Keyword arguments of `Detector` and `load_model`; all may be left out.
+class Choices(TypedDict, total=False):
+    """What can be chosen anew while a model runs, see `Detector.configured`.
 
-    ``device``: "auto", "cpu", "cuda", "cuda:N" or "mps"; ``precision``: "auto", "fp32", "bf16" or "fp16".
-    ``size``, ``max_size``: shorter side and limit of the longer side in model pixels; None = the model's own.
-    ``threshold``: score that an object exceeds. ``classes``: names of the classes to keep; None = all.
+    ``threshold``: score that an object exceeds; ``floor``: lower one down to which detections are returned all the
+    same, for a tracker to go on with; None = the threshold. ``classes``: names of the classes to keep; None = all.
     ``attention``: "none", or one or several of `ATTENTION_KINDS` to capture.
     ``layers``: layers whose attention is averaged, see `select_layers`. ``head``: "mean", "max" or a head's number.
     ``points``: (x, y) fractions of the frame, the reference points of encoder attention, seen in ``direction``.
     """
 
-    device: str
-    precision: str
-    size: int | None
-    max_size: int | None
     threshold: float
+    floor: float | None
     classes: Sequence[str] | None
     attention: str | Collection[str]
     layers: int | Sequence[int] | str
     head: Head
     points: Sequence[tuple[float, float]]
     direction: Direction
+
+
+class Options(Choices, total=False):
+    """Keyword arguments of `Detector` and `load_model`, with those of `Choices`; all may be left out.
+
+    ``device``: "auto", "cpu", "cuda", "cuda:N" or "mps"; ``precision``: "auto", "fp32", "bf16" or "fp16".
+    ``size``, ``max_size``: shorter side and limit of the longer side in model pixels; None = the model's own.
+    """
+
+    device: str
+    precision: str
+    size: int | None
+    max_size: int | None
 
 
 class Detector:
@@ -62,27 +72,42 @@ class Detector:
     """
 
     def __init__(self, loaded: LoadedModel, **options: Unpack[Options]) -> None:
-        for name in options:
-            if name not in Options.__annotations__:
-                raise UsageError(f"unknown option {name!r}: known are {', '.join(Options.__annotations__)}")
+        _check_names(options, Options.__annotations__)
         self.name, self.class_names, self.model = loaded.name, loaded.class_names, loaded.model
         self.device = choose_device(options.get("device", "auto"))
         self.precision, self.precision_reason = choose_precision(options.get("precision", "auto"), self.device)
-        self.threshold = options.get("threshold", 0.7)
-        self.head = options.get("head", "mean")
-        self.direction: Direction = options.get("direction", "looks-at")
-        if self.direction not in ("looks-at", "looked-at-by"):
-            raise UsageError(f"direction {self.direction!r} is not one of looks-at, looked-at-by")
-        if not isinstance(self.head, int) and self.head not in ("mean", "max"):
-            raise UsageError(f"head {self.head!r} is not mean, max or a head's number")
-        self.points_xy = np.asarray(options.get("points", ()), np.float32).reshape(-1, 2)
-        self._class_ids = self._find_classes(options.get("classes"))
-        self._modules = self._find_modules(options.get("attention", "cross"), options.get("layers", -1))
+        self._choose(options)
         dtype = DTYPES[self.precision]
         shorter = options.get("size") or loaded.size
         longest = options.get("max_size") or max(loaded.max_size, shorter)
         self.preprocess = Preprocess(self.device, dtype, shorter, longest)
         self.model.prepare(self.device, dtype)
+
+    def configured(self, **choices: Unpack[Choices]) -> Detector:
+        """This detector with other `Choices`; those that are left out stay. Both share the model, which is not copied.
+
+        Raises:
+            UsageError: a choice is wrong for this model.
+        """
+        _check_names(choices, Choices.__annotations__)
+        other = copy.copy(self)
+        other._choose({**self._choices, **choices})
+        return other
+
+    def _choose(self, choices: Choices) -> None:
+        self.threshold = choices.get("threshold", 0.7)
+        floor = choices.get("floor")
+        self.floor = self.threshold if floor is None else floor
+        self.head = choices.get("head", "mean")
+        self.direction: Direction = choices.get("direction", "looks-at")
+        if self.direction not in ("looks-at", "looked-at-by"):
+            raise UsageError(f"direction {self.direction!r} is not one of looks-at, looked-at-by")
+        if not isinstance(self.head, int) and self.head not in ("mean", "max"):
+            raise UsageError(f"head {self.head!r} is not mean, max or a head's number")
+        self.points_xy = np.asarray(choices.get("points", ()), np.float32).reshape(-1, 2)
+        self._class_ids = self._find_classes(choices.get("classes"))
+        self._modules = self._find_modules(choices.get("attention", "cross"), choices.get("layers", -1))
+        self._choices = choices
 
     def best_batch_size(self, size_hw: tuple[int, int]) -> int:
         """How many frames of ``size_hw`` make the best use of the device in one forward.
@@ -156,7 +181,7 @@ class Detector:
         with ExitStack() as stack:
             recordings = {kind: stack.enter_context(record(mods)) for kind, mods in self._modules.items()}
             output: DetrOutput = self.model(images)
-            kept = keep_objects(output.logits, output.boxes_cxcywh, self.threshold, self._class_ids)
+            kept = keep_objects(output.logits, output.boxes_cxcywh, self.floor, self._class_ids)
             model_hw = (images.shape[2], images.shape[3])
             maps = {kind: recording.take() for kind, recording in recordings.items()}
         cross = points = objects = None
@@ -217,6 +242,12 @@ class Detector:
                 )
             )
         return results
+
+
+def _check_names(names: Iterable[str], known: Collection[str]) -> None:
+    for name in names:
+        if name not in known:
+            raise UsageError(f"unknown option {name!r}: known are {', '.join(known)}")
 
 
 def _to_grid(rows: Tensor, grid_hw: tuple[int, int]) -> NDArray[np.float32]:

@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from fractions import Fraction
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -73,7 +73,10 @@ def run(
     outcomes: list[Outcome] = []
     with ExitStack() as stack:
         if config.report:
-            stack.callback(lambda: _write_report(str(config.report), config, detector, outcomes))
+            path = config.report
+            stack.callback(
+                lambda: write_report(path, config.shown(), detector, {"runs": [asdict(each) for each in outcomes]})
+            )
         detector = detector or load_detector(config)
         data = [stack.enter_context(open_records(config.records))] if config.records else []
         data += [stack.enter_context(open_maps(config.save_attention))] if config.save_attention else []
@@ -124,18 +127,6 @@ def annotate(
             report.elapsed_seconds = perf_counter() - started
             if on_frame is not None:
                 on_frame(job, frame, detections, report)
-
-
-def _write_report(path: str, config: Config, detector: Detector | None, outcomes: list[Outcome]) -> None:
-    model = None
-    if detector is not None:
-        model = {
-            "name": detector.name,
-            "device": str(detector.device),
-            "precision": detector.precision,
-            "precision_reason": detector.precision_reason,
-        }
-    write_report(path, config.model_dump(mode="json"), model, outcomes)
 
 
 def analyze(

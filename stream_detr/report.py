@@ -4,14 +4,30 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from stream_detr.sinks.outputs import write_error
 from stream_detr.structures import RunReport
+
+
+class Model(Protocol):
+    """What the report says of a model; a `Detector` is one."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def device(self) -> object: ...
+
+    @property
+    def precision(self) -> str: ...
+
+    @property
+    def precision_reason(self) -> str: ...
 
 
 @dataclass(slots=True)
@@ -37,20 +53,15 @@ def versions() -> dict[str, str]:
     return found
 
 
-def write_report(
-    path: str, settings: Mapping[str, Any], model: Mapping[str, Any] | None, outcomes: Sequence[Outcome]
-) -> None:
-    """Write settings, model, versions and the outcome of every input; ``model`` is None when none was loaded.
+def write_report(path: str, settings: Mapping[str, Any], model: Model | None, results: Mapping[str, Any]) -> None:
+    """Write settings, model, versions and results; ``model`` is None when none was loaded.
 
     Raises:
         SinkError: the file can't be written.
     """
-    content = {
-        "versions": versions(),
-        "model": model,
-        "settings": dict(settings),
-        "runs": [asdict(outcome) for outcome in outcomes],
-    }
+    names = ("name", "device", "precision", "precision_reason")
+    about = None if model is None else {name: str(getattr(model, name)) for name in names}
+    content = {"versions": versions(), "model": about, "settings": dict(settings), **results}
     try:
         Path(path).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8", "backslashreplace")
     except OSError as error:

@@ -148,6 +148,50 @@ def test_a_wrong_option_is_one_line_that_names_it(options: dict[str, object], me
     assert "\n" not in str(caught.value)
 
 
+def test_choices_change_while_the_model_stays_and_the_first_detector_is_untouched() -> None:
+    first = detector(threshold=0.449)
+    [before] = first([frame()])
+    other = first.configured(threshold=0.0, attention=("cross", "encoder"), layers=0, head=1, points=[(0.2, 0.6)])
+    assert other.model is first.model
+    [chosen] = other([frame()])
+    assert len(chosen) > len(before)
+    [expected] = detector(threshold=0.0, attention=("cross", "encoder"), layers=0, head=1, points=[(0.2, 0.6)])(
+        [frame()]
+    )
+    assert len(chosen) > len(before)
+    assert chosen.attention is not None
+    assert expected.attention is not None
+    np.testing.assert_allclose(chosen.attention.cross, expected.attention.cross, atol=1e-6)
+    np.testing.assert_allclose(chosen.attention.points, expected.attention.points, atol=1e-6)
+    [again] = first([frame()])
+    np.testing.assert_array_equal(again.scores, before.scores)
+    assert again.attention is not None
+    assert again.attention.points is None
+    [narrowed] = other.configured(classes=["dog"])([frame()])
+    assert set(narrowed.names) <= {"dog"}
+    assert narrowed.attention is not None
+    assert narrowed.attention.points is not None  # what is not named anew stays
+
+
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        ({"layers": 9}, "layer 9 does not exist"),
+        ({"attention": "encoder"}, "needs at least one reference point"),
+        ({"classes": ["cow"]}, "small has no class 'cow'"),
+        ({"device": "cpu"}, "unknown option 'device': known are threshold, floor"),
+    ],
+)
+def test_a_wrong_choice_is_refused_and_nothing_changes(choices: dict[str, object], message: str) -> None:
+    some = detector()
+    [before] = some([frame()])
+    with pytest.raises(UsageError) as caught:
+        some.configured(**choices)  # type: ignore[arg-type]
+    assert message in str(caught.value)
+    [after] = some([frame()])
+    np.testing.assert_array_equal(after.scores, before.scores)
+
+
 def test_small_pictures_make_batches_and_large_ones_do_not() -> None:
     small = detector(size=64, max_size=128)
     assert small.best_batch_size((480, 640)) == 8

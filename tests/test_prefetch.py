@@ -5,11 +5,12 @@ from __future__ import annotations
 import gc
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 
-from stream_detr.prefetch import batched, prefetch
+from stream_detr.prefetch import Latest, batched, prefetch
 
 SECONDS = 20
 
@@ -221,3 +222,93 @@ def test_batched_fills_batches_and_loses_nothing(length: int, sizes: list[int]) 
     groups = list(batched(range(length), 4))
     assert [len(group) for group in groups] == sizes
     assert [item for group in groups for item in group] == list(range(length))
+
+
+class Given:
+    """An endless stage that yields what it is given, when it is given it."""
+
+    def __init__(self) -> None:
+        self.notified = threading.Semaphore(0)
+        self.finished: list[int] = []
+        self.was_closed_in: threading.Thread | None = None
+        self._items: list[int | BaseException | None] = []
+        self._are_there = threading.Semaphore(0)
+        self.latest: Latest[int] = Latest(self.stage(), self.notified.release, "latest")
+        self.latest.start()
+
+    def give(self, item: int) -> None:
+        """Give an item and wait until it is the newest."""
+        self.give_unseen(item)
+        assert self.notified.acquire(timeout=SECONDS)
+
+    def give_unseen(self, item: int | BaseException | None) -> None:
+        """Give an item, an error to raise or the end."""
+        self._items.append(item)
+        self._are_there.release()
+
+    def stage(self) -> Iterator[Callable[[], int]]:
+        try:
+            while self._are_there.acquire(timeout=SECONDS):
+                item = self._items.pop(0)
+                if isinstance(item, BaseException):
+                    raise item
+                if item is None:
+                    return
+                yield partial(self.finish, item)
+        finally:
+            self.was_closed_in = threading.current_thread()
+
+    def finish(self, item: int) -> int:
+        self.finished.append(item)
+        return item
+
+
+@pytest.fixture
+def given() -> Iterator[Given]:
+    given = Given()
+    yield given
+    given.give_unseen(None)
+    assert given.latest.close(SECONDS)
+    assert given.was_closed_in not in (None, threading.current_thread())
+
+
+def test_the_newest_item_wins_and_the_others_are_counted(given: Given) -> None:
+    assert given.latest.newest() is None
+    for item in range(5):
+        given.give(item)
+    assert given.latest.newest() == 4
+    assert (given.latest.num_items, given.latest.num_dropped) == (5, 4)
+
+
+def test_an_item_that_was_taken_is_not_dropped(given: Given) -> None:
+    for item in range(3):
+        given.give(item)
+        assert given.latest.newest() == item
+        assert given.latest.newest() == item
+    assert given.latest.num_dropped == 0
+
+
+def test_only_what_is_taken_is_finished_and_once(given: Given) -> None:
+    for item in range(3):
+        given.give(item)
+    assert given.latest.newest() == given.latest.newest() == 2
+    assert given.finished == [2]
+
+
+def test_an_error_surfaces_once_after_the_last_item_was_taken(given: Given) -> None:
+    given.give(7)
+    given.give_unseen(OSError("lens cap"))
+    given.latest._thread.join(SECONDS)
+    assert given.latest.newest() == 7
+    with pytest.raises(OSError, match="lens cap"):
+        given.latest.newest()
+    assert given.latest.newest() == 7
+
+
+def test_closing_does_not_wait_for_an_item_that_does_not_come(given: Given) -> None:
+    given.give(1)
+    assert not given.latest.close(0.01)
+    assert given.latest.newest() is None
+    given.give_unseen(2)
+    assert given.latest.close(SECONDS)
+    assert given.latest.num_items == 1

@@ -48,9 +48,21 @@ def test_the_table_of_flags_is_all_of_them() -> None:
     commands = next(a for a in build_parser()._actions if isinstance(a, argparse._SubParsersAction))
     process = commands.choices["process"]
     actual = {flag for action in process._actions for flag in action.option_strings} - {"-h", "--help"}
-    table = README.split("**Flags**")[1].split("Exit codes")[0]
+    table = README.split("**Flags**")[1].split("`live` takes")[0]
     told = set(re.findall(r"`(--?[\w-]+)`", "\n".join(line for line in table.splitlines() if line.startswith("|"))))
     assert told == actual
+
+
+def test_the_flags_of_live_are_those_of_process_less_some_and_more() -> None:
+    commands = next(a for a in build_parser()._actions if isinstance(a, argparse._SubParsersAction))
+    flags = {
+        name: {flag for action in commands.choices[name]._actions for flag in action.option_strings}
+        for name in ("process", "live")
+    }
+    text = README.split("`live` takes the same but for")[1].split("Exit codes")[0]
+    without, more = (set(re.findall(r"`(--?[\w-]+)`", part)) for part in text.split("and these:"))
+    assert without | {"--no-progress"} == flags["process"] - flags["live"] - {"--output"}
+    assert more == flags["live"] - flags["process"]
 
 
 def test_python_examples_are_valid() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from stream_detr.cli.progress import Progress
 from stream_detr.config import Config, load_config
-from stream_detr.errors import StreamDetrError, UsageError
+from stream_detr.errors import UsageError
 from stream_detr.plan import Job
 from stream_detr.runtime import keep_freed_memory, let_idle_threads_sleep
 from stream_detr.structures import Detections, Frame, RunReport
@@ -58,8 +58,10 @@ def annotate(sources: Sequence[str], output: str, config: Config, given: argpars
 
 
 def live(given: argparse.Namespace) -> int:
-    """Cameras and streams come with a later version; this says so."""
-    raise StreamDetrError("live is not in this version yet; record the stream, then use stream-detr process")
+    """Watch streams until Ctrl-C, or until every one has ended."""
+    from stream_detr.cli.watch import watch
+
+    return watch(given.sources, config_from(given), quiet=given.quiet)
 
 
 def inspect(given: argparse.Namespace) -> int:

@@ -70,10 +70,13 @@ def build_parser() -> Parser:
     for add in (_model_flags, _run_flags, _attention_flags, _overlay_flags, _output_flags, _shared_flags):
         add(process)
 
-    live = command("live", "Watch cameras and streams.")
-    live.add_argument("sources", nargs="+", metavar="SOURCE", help="0, /dev/video0, rtsp://, http(s)://")
-    live.add_argument("--record", metavar="OUT", help="file, or folder for several streams")
-    for add in (_model_flags, _run_flags, _attention_flags, _overlay_flags, _output_flags, _shared_flags):
+    live = command("live", "Watch cameras and streams; without a source, the browser's own camera.")
+    live.add_argument(
+        "sources", nargs="*", metavar="SOURCE", help="0, /dev/video0, rtsp://, http(s)://, udp://, rtmp://, pattern"
+    )
+    for add in (_live_flags, _view_flags, _recording_flags):
+        add(live)
+    for add in (_model_flags, _follow_flags, _attention_flags, _overlay_flags, _encoder_flags, _shared_flags):
         add(live)
 
     inspect = command("inspect", "Draw the attention of one frame in full, as in the DETR notebook.")
@@ -122,20 +125,59 @@ def _model_flags(parser: Parser) -> None:
 
 def _run_flags(parser: Parser) -> None:
     group = parser.add_argument_group("frames")
-    _option(group, "--batch-size", metavar="N", help="frames in one forward pass")
     _option(group, "--stride", metavar="N", help="run the model on every Nth frame; all frames are written")
-    _option(group, "--max-frames", metavar="N", help="stop after N frames of each input")
     _option(group, "--detect-fps", metavar="R", help="run the model R times a second instead")
+    _option(group, "--max-frames", metavar="N", help="stop after N frames of each input")
+    _follow_flags(parser)
+
+
+def _follow_flags(parser: Parser) -> None:
+    group = parser.add_argument_group("objects")
+    _option(group, "--batch-size", metavar="N", help="frames in one forward pass")
     _option(group, "--min-size", metavar="PX", help="leave out objects whose shorter side is below this")
     _option(group, "--track", action="store_true", help="follow objects over time (the default)")
     _option(group, "--no-track", action="store_false", dest="track", help="don't")
     _option(group, "--smooth", metavar="S", help="smoothing of attention along the track, 0 to below 1 (0.8)")
     _option(
-        group, "--zone", action="append", dest="zones", metavar="NAME:X,Y;...", help="who is in this polygon; repeatable"
+        group,
+        "--zone",
+        action="append",
+        dest="zones",
+        metavar="NAME:X,Y;...",
+        help="who is in this polygon; repeatable",
     )
     _option(
         group, "--line", action="append", dest="lines", metavar="NAME:X,Y;X,Y", help="count who crosses; repeatable"
     )
+
+
+def _live_flags(parser: Parser) -> None:
+    group = parser.add_argument_group("streams")
+    _option(group, "--realtime", action="store_true", help="play files at their own speed")
+    _option(group, "--transport", metavar="KIND", help="of RTSP: tcp (the default) or udp")
+    _option(group, "--camera-size", metavar="WxH", help="picture size to ask a camera for")
+    _option(group, "--camera-rate", metavar="FPS", help="frame rate to ask a camera for")
+    _option(group, "--camera-format", metavar="KIND", help="mjpeg: many cameras are faster with it")
+    _option(group, "--max-staleness", metavar="S", help="results older than this are not carried on (3)")
+    _option(group, "--max-reconnects", metavar="N", help="give a stream up after N attempts in a row (never)")
+
+
+def _view_flags(parser: Parser) -> None:
+    group = parser.add_argument_group("view")
+    _option(group, "--view", metavar="KIND", help="browser (the default) or none")
+    _option(group, "--host", metavar="ADDRESS", help="listen here (127.0.0.1); another one asks for a token")
+    _option(group, "--port", metavar="PORT", help="listen on this port (8765); 0 takes any")
+    _option(group, "--token", metavar="TOKEN", help="what visitors must know; made up where one is needed")
+
+
+def _recording_flags(parser: Parser) -> None:
+    group = parser.add_argument_group("recording")
+    _option(group, "--record", metavar="OUT", help="annotated video and records, a file or folder")
+    _option(group, "--segment", metavar="S", help="begin a new file every S seconds")
+    _option(group, "--show-stale", action="store_true", help="draw attention that was carried on, too")
+    _option(group, "--publish", action="append", metavar="URI", help="rtsp://, rtmp://, udp:// or an HLS folder")
+    _option(group, "--report", metavar="OUT.json", help="figures of the session")
+    _option(group, "--overwrite", action="store_true", help="replace outputs that exist")
 
 
 def _attention_flags(parser: Parser) -> None:
@@ -165,10 +207,15 @@ def _output_flags(parser: Parser) -> None:
     _option(group, "--save-attention", metavar="OUT", help="the attention maps: .npz, or a zarr folder")
     _option(group, "--report", metavar="OUT.json", help="figures of the run")
     _option(group, "--overwrite", action="store_true", help="replace outputs that exist")
-    _option(group, "--codec", metavar="NAME", help="video encoder (libx264)")
+    group.add_argument("--no-progress", action="store_true", help="no progress bar")
+    _encoder_flags(parser)
+
+
+def _encoder_flags(parser: Parser) -> None:
+    group = parser.add_argument_group("encoder")
+    _option(group, "--codec", metavar="NAME", help="of the video (libx264)")
     _option(group, "--crf", metavar="N", help="quality of the video: lower is better and larger (20)")
     _option(group, "--preset", metavar="NAME", help="speed of the encoder (veryfast)")
-    group.add_argument("--no-progress", action="store_true", help="no progress bar")
 
 
 def _shared_flags(parser: Parser) -> None:

@@ -21,6 +21,7 @@ KEPT_SHARE = 0.4
 """A track that has begun goes on with detections above this share of the threshold that it took to begin."""
 
 _LOST_SECONDS = 1.5  # an object that comes back within this is the same one
+_DRIFT_SECONDS = 0.5  # after this an object that is moved on without being seen stands still
 _SHOWN_SECONDS = 0.3  # for so long an object that the model misses is carried on
 _SAME_PLACE = 0.5  # overlap
 _UNIT = 1000.0  # the filter's noise is in units of a frame's shorter side over this
@@ -51,13 +52,14 @@ class Tracker:
 
     An object begins with a detection of at least ``begin`` and goes on with weaker ones (`KEPT_SHARE`), so it does not
     vanish because its score dips; one that is missed is carried on for a moment and keeps its id for a little longer.
-    Its class is what its detections have voted for.
+    Its class is what its detections have voted for. ``begin`` may be changed at any time.
     """
 
     def __init__(self, begin: float, smooth: float, frame_rate: float) -> None:
-        self._begin = begin
+        self.begin = begin
         self._smoother = Smoother(smooth)
         self._shown_frames = max(1, round(_SHOWN_SECONDS * frame_rate))
+        self._drift_frames = max(1, round(_DRIFT_SECONDS * frame_rate))
         self._lost_frames = max(2, round(_LOST_SECONDS * frame_rate))
         self._num_begun = 0
         self._forget(None)
@@ -105,7 +107,8 @@ class Tracker:
         if self._last is None or self._index is None:
             return Detections.empty()
         shown = [t for t in self._tracks.values() if self._is_shown(t, frame.index)]
-        boxes = [_moved(track.box, track.velocity, frame.index - self._index) for track in shown]
+        frames = min(frame.index - self._index, self._drift_frames)
+        boxes = [_moved(track.box, track.velocity, frames) for track in shown]
         return self._with_carried(self._last[:0], shown, boxes, frame)
 
     def between(self, frame: Frame) -> Detections:
@@ -132,7 +135,7 @@ class Tracker:
 
     def _worth_following(self, detections: Detections) -> NDArray[np.bool_]:
         """All but the weak ones that lie on a strong one: the model's second thoughts about the same object."""
-        strong = detections.scores >= self._begin
+        strong = detections.scores >= self.begin
         if strong.all() or not strong.any():
             return np.ones(len(detections), np.bool_)
         covered = iou(detections.boxes, detections.boxes[strong]).max(1) > _SAME_PLACE
@@ -181,7 +184,7 @@ class Tracker:
                 track.seen_index, track.score = frame.index, score
                 track.query_id = int(detections.query_ids[row])
                 track.votes[int(detections.class_ids[row])] += score
-                if track.track_id < 0 and score >= self._begin:
+                if track.track_id < 0 and score >= self.begin:
                     self._num_begun += 1
                     track.track_id = self._num_begun
             elif track is not None:
