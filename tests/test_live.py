@@ -518,17 +518,13 @@ def shown_of(frame: Frame, carried: bool | None, age_seconds: float = 0.0) -> Sh
     return Shown(0, 0, frame, found, 0.0, age_seconds)
 
 
-def test_recordings_draw_carried_attention_only_when_asked_to() -> None:
+def test_recordings_draw_old_attention_only_when_asked_to() -> None:
     frame, style = live_frame(0, size=(128, 128)), Style("cross", legend=False)
-    plain = annotated(shown_of(frame, False), Style("none", legend=False))
-    fresh = annotated(shown_of(frame, False), style, show_stale=False)
-    assert (fresh != plain).any()
-    carried = shown_of(frame, True)
-    boxes_only = annotated(carried, Style("none", legend=False))
-    np.testing.assert_array_equal(annotated(carried, style, show_stale=False), boxes_only)
-    assert (annotated(carried, style) != boxes_only).any()
-    old = shown_of(frame, True, age_seconds=0.3)
+    lately, old = shown_of(frame, True, age_seconds=0.3), shown_of(frame, True, age_seconds=1.5)
+    boxes_only = annotated(lately, Style("none", legend=False))
+    assert (annotated(lately, style, show_stale=False) != boxes_only).any()
     np.testing.assert_array_equal(annotated(old, style, show_stale=False), boxes_only)
+    assert (annotated(old, style) != boxes_only).any()
 
 
 @pytest.mark.parametrize("kind", ["cross", "encoder", "objects"])

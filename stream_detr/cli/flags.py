@@ -174,7 +174,7 @@ def _recording_flags(parser: Parser) -> None:
     group = parser.add_argument_group("recording")
     _option(group, "--record", metavar="OUT", help="annotated video and records, a file or folder")
     _option(group, "--segment", metavar="S", help="begin a new file every S seconds")
-    _option(group, "--show-stale", action="store_true", help="draw attention that was carried on, too")
+    _option(group, "--show-stale", action="store_true", help="draw attention that is more than a second old, too")
     _option(group, "--publish", action="append", metavar="URI", help="rtsp://, rtmp://, udp:// or an HLS folder")
     _option(group, "--report", metavar="OUT.json", help="figures of the session")
     _option(group, "--overwrite", action="store_true", help="replace outputs that exist")

@@ -22,7 +22,8 @@ class SessionOptions:
     ``max_staleness_seconds``: a result older than this is no longer carried on.
     ``record``: folder, or file that gives the recordings' name; None = nothing can be recorded. ``starts_recording``:
     the streams that are there from the start are recorded at once. ``segment_seconds``: length of a file, None = one.
-    ``with_records``: write the data beside each file. ``show_stale``: draw carried attention in recordings, too.
+    ``with_records``: write the data beside each file. ``show_stale``: draw attention in recordings
+    also where it is more than a second old.
     ``publish``: addresses or HLS folders, the first for the first stream and so on.
     """
 
