@@ -52,18 +52,18 @@ def identity(model: str, strides: tuple[int, ...] = (1, 3, 5)) -> None:
             )
             for one, objects, frame in zip(found, truth, TRUTH, strict=True)
         ]
-        seen = sum(one.carried is None or not len(one) or not one.carried.all() for one in found)
+        seen = sum(one.is_detected for one in found)
         line = f"{'tracked' if track else 'not tracked'}, stride {stride}: AP50 of what is shown "
         line += f"{np.nanmean(precisions(scored, len(names))[:, 0]):.3f}"
         if track:
             tracked = [list(zip(one.track_ids.tolist(), one.boxes, strict=True)) for one in found]
             num_ids = len({i for frame in tracked for i, _ in frame})
-            line += f", IDF1 {identity_f1(truth, tracked):.3f} ({num_ids} ids for {len(PEOPLE)} objects)"
+            line += f", IDF1 {identity_f1(truth, tracked):.3f} ({num_ids} ids for {len(OBJECTS)} objects)"
         kept = ", ".join(f"{key} {value:.3f}" for key, value in kept_scores(scored, 0.0).items())
         print(f"{line}, {kept}, {seen} frames detected", flush=True)
 
 
-PEOPLE = {one["id"] for frame in TRUTH for one in frame["objects"]}
+OBJECTS = {one["id"] for frame in TRUTH for one in frame["objects"]}
 
 
 def still_clip(path: Path, index: int = 100, num_frames: int = 60) -> None:
@@ -87,11 +87,11 @@ def flicker(model: str) -> None:
         path = Path(folder) / "still.mp4"
         still_clip(path)
         changes = {}
-        for smooth in (0.0, 0.8):
+        for smooth, stride in ((0.0, 1), (0.8, 1), (0.8, 3)):
             detector = load_detector(load_config(flags={"model": model, "device": "cpu"}))
             last: NDArray[np.int16] | None = None
             differences = []
-            for result in stream_detr.analyze(str(path), model=detector, smooth=smooth):
+            for result in stream_detr.analyze(str(path), model=detector, smooth=smooth, stride=stride):
                 grey = np.full_like(result.frame.image, 128)
                 # What is drawn of attention: with it less without it.
                 drawn = [
@@ -102,9 +102,9 @@ def flicker(model: str) -> None:
                 if last is not None and result.frame.index > 10:
                     differences.append(float(np.abs(now - last).mean()))
                 last = now
-            changes[smooth] = statistics.mean(differences)
-            print(f"smooth {smooth}: mean change {changes[smooth]:.4f} grey levels a frame", flush=True)
-        print(f"smoothed / raw: {changes[0.8] / changes[0.0]:.3f}")
+            changes[smooth, stride] = statistics.mean(differences)
+            said = f"smooth {smooth}, stride {stride}: mean change {changes[smooth, stride]:.4f} grey levels a frame"
+            print(f"{said}, {changes[smooth, stride] / changes[0.0, 1]:.3f} of raw", flush=True)
 
 
 def cost(num_objects: int = 20, num_frames: int = 300) -> None:

@@ -74,7 +74,7 @@ class Network(nn.Module):
             layer.multihead_attn.keep_projections = True  # for `attention_loss`
 
     def train(self, mode: bool = True) -> Network:
-        """Batch statistics are collected in the first stage only; then the norms stay as they will be exported."""
+        """The norms of a folded stem rest; those behind it go on collecting."""
         super().train(mode)
         if self.folded is not None:
             self.stem.eval()

@@ -84,6 +84,14 @@ def average_gradients(network: Network) -> None:
         gradient.copy_(part.view_as(gradient))
 
 
+@torch.no_grad()
+def agree(network: Network) -> None:
+    """Give every process the first one's weights and statistics of norms."""
+    if dist.is_initialized():
+        for value in network.state_dict().values():
+            dist.broadcast(value, 0)
+
+
 def enter_stage(network: Network, stage: Stage, args: argparse.Namespace, device: torch.device) -> None:
     """What has to be done before a stage's first step."""
     if stage.name == "dense":
@@ -108,6 +116,7 @@ def run_stage(network: Network, stage: Stage, steps: int, args: argparse.Namespa
             return
     else:
         enter_stage(network, stage, args, device)
+    agree(network)
     if not dense and network.folded is None:
         network.fold_stem()
     if network.folded is not None:
@@ -130,6 +139,7 @@ def run_stage(network: Network, stage: Stage, steps: int, args: argparse.Namespa
     mean_loss = 0.0
     for step, (inputs, targets) in enumerate(source, first):
         if dense and step >= args.freeze_at and network.folded is None:
+            agree(network)
             network.fold_stem()
         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
             group["lr"] = peak * rate_at(step, steps)

@@ -12,12 +12,12 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from stream_detr.config import Config, load_config
-from stream_detr.errors import SourceError
+from stream_detr.errors import SourceError, UsageError
 from stream_detr.overlay import Style, render
 from stream_detr.plan import Job, check_outputs, plan
 from stream_detr.prefetch import batched, prefetch
 from stream_detr.report import Outcome, write_report
-from stream_detr.sinks import Sink, VideoOptions, check_formats, open_maps, open_records, open_sink
+from stream_detr.sinks import Sink, VideoOptions, check_formats, check_maps, open_maps, open_records, open_sink
 from stream_detr.sinks.codecs import encoder_settings
 from stream_detr.sources import Source, find_inputs, open_source
 from stream_detr.structures import Detections, Frame, RunReport, StreamInfo
@@ -68,6 +68,8 @@ def run(
     jobs = plan(find_inputs(sources), output)
     check_formats(config.records, config.save_attention)
     check_outputs(jobs, [config.records, config.report], config.save_attention, overwrite=config.overwrite)
+    if config.save_attention:
+        check_maps(config.save_attention)
     video = VideoOptions(config.codec, config.crf, config.preset)
     encoder_settings(video)
     outcomes: list[Outcome] = []
@@ -113,7 +115,7 @@ def annotate(
     on_frame: OnFrame | None = None,
 ) -> None:
     """The loop itself, for one source: every frame that is read is detected, followed, drawn and written."""
-    style = Style(config.attention, config.alpha, config.legend, config.zones, config.lines)
+    style = Style(config.attention, config.alpha, config.legend, config.zones, config.lines, _note(config))
     report = outcome.report
     started = perf_counter()
     with closing(results_of(source, detector, config, outcome)) as results:
@@ -127,6 +129,13 @@ def annotate(
             report.elapsed_seconds = perf_counter() - started
             if on_frame is not None:
                 on_frame(job, frame, detections, report)
+
+
+def _note(config: Config) -> str:
+    """What the legend says of frames that the model does not look at."""
+    if config.detect_fps:
+        return f"carried between {config.detect_fps:g} looks a second"
+    return f"carried between looks, one in {config.stride} frames" if config.stride > 1 else ""
 
 
 def analyze(
@@ -143,9 +152,12 @@ def analyze(
             detector that was given keeps the options it was loaded with.
 
     Raises:
-        UsageError: at once, for options that don't exist or are out of range.
+        UsageError: at once, for options that don't exist, are out of range, or ask for files: `run` writes those.
         StreamDetrError: while iterating, for anything else.
     """
+    for name in ("records", "save_attention", "report", "overwrite"):
+        if name in options:
+            raise UsageError(f"{name}: analyze writes no files; use stream_detr.run, or write what it yields")
     if isinstance(model, str | os.PathLike):
         return _analyze(source, load_config(flags={"model": os.fspath(model), **options}), None)
     return _analyze(source, load_config(flags=options), model)
@@ -166,10 +178,7 @@ def load_detector(config: Config) -> Detector:
     """The model a config asks for."""
     from stream_detr.detector import load_model  # torch takes seconds: what is wrong is said before
 
-    options = config.detector_options()
-    if config.track:
-        options["floor"] = config.threshold * KEPT_SHARE
-    return load_model(config.model, **options)
+    return load_model(config.model, **config.detector_options())
 
 
 def results_of(
@@ -177,6 +186,9 @@ def results_of(
 ) -> Generator[tuple[Frame, Detections], None, None]:
     """Every frame of ``source`` with its objects: read in one thread, detected in another, followed in this one."""
     report = outcome.report
+    if config.track and not source.info.is_stills:
+        # An object that is followed goes on with weaker detections than it takes to begin.
+        detector = detector.configured(floor=detector.threshold * KEPT_SHARE)
     batch_size = config.batch_size or detector.best_batch_size((source.info.height, source.info.width))
     frames = prefetch(read(source, config.max_frames, report), 2 * batch_size)
     found = prefetch(detect(frames, detector, batch_size, config, report), 2 * batch_size)
@@ -258,13 +270,16 @@ def follow(
     steps = held(results, tuple(detector.class_names))
     if tracker is not None:
         steps = followed(results, tracker, lambda: timed(outcome.report, "track"))
-    with closing(steps):
-        for frame, found in steps:
-            detections = found if regions is None else regions.update(found, frame.size_hw)
-            if tracker is not None and config.report:
-                summaries.add(frame, detections, tracker)
-            yield frame, detections
-    outcome.tracks = summaries.as_list()
+    try:
+        with closing(steps):
+            for frame, found in steps:
+                detections = found if regions is None else regions.update(found, frame.size_hw)
+                if tracker is not None and config.report:
+                    summaries.add(frame, detections, tracker)
+                outcome.crossings = detections.crossings
+                yield frame, detections
+    finally:
+        outcome.tracks = summaries.as_list()
 
 
 @contextmanager

@@ -40,6 +40,7 @@ class Outcome:
     report: RunReport
     error: str | None = None
     tracks: list[dict[str, Any]] = field(default_factory=list)
+    crossings: Mapping[str, Mapping[str, tuple[int, int]]] | None = None
 
 
 def versions() -> dict[str, str]:

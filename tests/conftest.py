@@ -117,6 +117,10 @@ class FakeDetector:
         self.fails_at, self.error = fails_at, error
         self.batches: list[list[int]] = []
 
+    def configured(self, **choices: object) -> FakeDetector:
+        """The same: it finds what it finds."""
+        return self
+
     def best_batch_size(self, size_hw: tuple[int, int]) -> int:
         return 2
 

@@ -101,6 +101,44 @@ def test_between_detected_frames_objects_are_carried_and_inference_is_a_third(op
         assert found.carried.tolist() == [frame.index not in seen]
 
 
+def test_images_are_not_followed_and_keep_to_the_threshold(tmp_path: Path, small_model: str) -> None:
+    for number in range(2):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), np.full((48, 64, 3), 90 * number, np.uint8))
+    found = [each.detections for each in analyze(str(tmp_path), model=small_model, device="cpu", threshold=0.3)]
+    plain = [
+        each.detections for each in analyze(str(tmp_path), model=small_model, device="cpu", threshold=0.3, track=False)
+    ]
+    assert [one.scores.tolist() for one in found] == [one.scores.tolist() for one in plain]
+    assert all((one.track_ids == -1).all() for one in found)
+
+
+def test_analyze_refuses_to_write_files() -> None:
+    with pytest.raises(UsageError, match=r"records: analyze writes no files; use stream_detr\.run"):
+        analyze("pattern", records="out.jsonl")
+
+
+def test_an_interrupted_run_reports_its_tracks_and_lines(tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    config = load_config(flags={"report": str(report), "lines": "gate:0.9,0;0.9,1"})
+    detector = FakeDetector(fails_at=4, error=KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        run(["pattern:64x48@10:1"], str(tmp_path / "out.mp4"), config, detector=detector)  # type: ignore[arg-type]
+    [told] = json.loads(report.read_text())["runs"]
+    assert told["error"] == "interrupted"
+    assert [track["track_id"] for track in told["tracks"]] == [1]
+    assert told["crossings"] == {"gate": {}}
+
+
+def test_a_refused_run_leaves_old_records_alone(tmp_path: Path) -> None:
+    records, maps = tmp_path / "out.jsonl", tmp_path / "maps.npz"
+    records.write_text("precious")
+    (tmp_path / "maps.npz.rows-1.npy").write_bytes(b"rows")
+    config = Config(records=str(records), save_attention=str(maps), overwrite=True)
+    with pytest.raises(SinkError, match="cut off"):
+        run(["pattern:64x48@10:1"], str(tmp_path / "out.mp4"), config, detector=FakeDetector())  # type: ignore[arg-type]
+    assert records.read_text() == "precious"
+
+
 def test_small_objects_are_left_out() -> None:
     kept, dropped = FakeSink(), FakeSink()
     loop(FakeSource(3), kept, min_size=24)  # the fake's object is 32 x 24 pixels

@@ -120,6 +120,51 @@ def test_between_two_seen_frames_boxes_lie_on_the_line_and_are_carried() -> None
     assert between.carried.all()
 
 
+def test_between_a_miss_and_the_next_sight_boxes_stay_on_the_way() -> None:
+    tracker = made()
+    for index in range(0, 13, 3):
+        tracker.update(found((100 + 5 * index, 60, 0.9)), frame_at(index))
+    tracker.update(found(), frame_at(15))
+    tracker.update(found((100 + 5 * 18, 60, 0.9)), frame_at(18))
+    for index in (16, 17):
+        [box] = tracker.between(frame_at(index)).boxes
+        assert (box[0] + box[2]) / 2 == pytest.approx(100 + 5 * index, abs=3)
+
+
+def test_frames_between_are_placed_by_their_time_not_their_number() -> None:
+    tracker = made()
+    tracker.update(found((50, 60, 0.9)), frame_at(0))
+    later = [Frame(IMAGE, index, pts, Fraction(1, 25), 0.0, INFO) for index, pts in ((1, 9), (2, 10))]
+    tracker.update(found((60, 60, 0.9)), later[1])
+    assert tracker.between(later[0]).boxes[0].tolist() == pytest.approx([39, 40, 79, 80], abs=1e-3)
+
+
+def test_a_step_longer_than_the_memory_loses_nobody() -> None:
+    tracker = made()
+    for index in (0, 50, 100):
+        result = tracker.update(found((100 + index / 10, 60, 0.9)), frame_at(index))
+        assert result.track_ids.tolist() == [1]
+    assert tracker.between(frame_at(75)).track_ids.tolist() == [1]
+
+
+def test_a_missed_object_where_another_is_found_stays_hidden_between_looks() -> None:
+    tracker = made()
+    for index in range(0, 9, 3):
+        tracker.update(found((100, 60, 0.9), (112, 60, 0.9)), frame_at(index))
+    seen = tracker.update(found((100, 60, 0.9)), frame_at(9))
+    assert len(seen) == 1
+    assert tracker.between(frame_at(8)).track_ids.tolist() == seen.track_ids.tolist()
+    assert tracker.at(frame_at(10)).track_ids.tolist() == seen.track_ids.tolist()
+
+
+def test_only_frames_that_the_model_saw_say_so() -> None:
+    tracker = made()
+    assert tracker.update(found((50, 60, 0.9)), frame_at(0)).is_detected
+    assert tracker.update(found(), frame_at(3)).is_detected
+    assert not tracker.between(frame_at(2)).is_detected
+    assert not tracker.at(frame_at(4)).is_detected
+
+
 def test_moving_on_changes_nothing_inside() -> None:
     tracker = made()
     for index in range(8):

@@ -23,19 +23,20 @@ from stream_detr.structures import AttentionMaps, Detections, Line, Zone
 Image = NDArray[np.uint8]
 
 _LONE_POINT = (20, 20, 24)
-_CARRIED = 0.5  # of its strength is what an object's attention is drawn with in a frame that the model did not see
+_MISSED = 0.5  # of its strength is what the attention of an object is drawn with that the model missed
 
 
 @dataclass(frozen=True, slots=True)
 class Style:
     """How a frame is drawn: which attention (a key of OVERLAYS), its opacity where it is full, the legend or not,
-    and which zones and lines."""
+    and which zones and lines. ``note`` is added to the legend."""
 
     attention: str = "cross"
     alpha: float = 0.5
     legend: bool = True
     zones: tuple[Zone, ...] = ()
     lines: tuple[Line, ...] = ()
+    note: str = ""
 
     def __post_init__(self) -> None:
         if self.attention not in OVERLAYS:
@@ -68,15 +69,16 @@ def draw_cross(image: Image, detections: Detections, alpha: float) -> tuple[Imag
     """Decoder cross-attention of every object in the object's colour."""
     attention = detections.attention
     legend = Legend("decoder cross-attention", "in the colour of its box", SCALE)
+    if attention is not None and attention.full_at is not None:
+        legend = replace(legend, scale=OWN_SCALE)
     if not len(detections):
         return image.copy(), legend
     if attention is None or attention.cross is None:
         raise _missing("cross")
-    if attention.full_at is not None:
-        legend = replace(legend, scale=OWN_SCALE)
     strength = strength_of(attention.cross, "cross-attention", attention.full_at)
-    if detections.carried is not None:
-        strength[detections.carried] *= _CARRIED
+    missed = _missed(detections)
+    if missed is not None:
+        strength[missed] *= _MISSED
     tint = blend(strength, colors_of(detections), alpha)
     return lay_over(image, tint, stride=attention.stride, model_hw=attention.model_hw), legend
 
@@ -150,7 +152,10 @@ def render(image: Image, detections: Detections, style: Style) -> Image:
     colors = colors_of(detections)
     draw_zones(picture, style.zones)
     draw_lines(picture, style.lines)
-    draw_boxes(picture, boxes, colors, _missed(detections))
+    missed = _missed(detections)
+    draw_boxes(picture, boxes, colors, None if missed is None else missed.tolist())
+    if legend is not None and style.note:
+        legend = replace(legend, key=f"{legend.key}, {style.note}")
     corner = draw_legend(picture, legend) if legend is not None and style.legend else None
     taken = [corner] if corner else []
     taken += draw_region_texts(picture, detections, style.zones, style.lines, taken)
@@ -158,10 +163,12 @@ def render(image: Image, detections: Detections, style: Style) -> Image:
     return picture
 
 
-def _missed(detections: Detections) -> list[bool] | None:
-    """Which objects the model looked for and did not see; in a frame that it did not look at there are none."""
-    carried = detections.carried
-    return None if carried is None or carried.all() else carried.tolist()
+def _missed(detections: Detections) -> NDArray[np.bool_] | None:
+    """Which objects the model looked for and did not see; None in a frame that it did not look at.
+
+    There all are carried: drawn like that they would blink with the stride. The legend says it instead.
+    """
+    return detections.carried if detections.is_detected else None
 
 
 OVERLAYS: dict[str, Overlay] = {

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from stream_detr.errors import UsageError
 from stream_detr.sinks.codecs import VideoOptions
 from stream_detr.sinks.images import ImagesSink
-from stream_detr.sinks.maps import NpzSink, ZarrSink
+from stream_detr.sinks.maps import NpzSink, ZarrSink, check_maps
 from stream_detr.sinks.outputs import (
     DataSink,
     check_output,
@@ -34,6 +34,7 @@ __all__ = [
     "Sink",
     "VideoOptions",
     "check_formats",
+    "check_maps",
     "check_output",
     "is_folder",
     "is_picture",

@@ -92,9 +92,7 @@ class NpzSink(MapsSink):
         super().__init__(path)
         self._files: dict[Grid, _RowsFile] = {}
         self._is_closed = False
-        left = sorted(glob.glob(f"{glob.escape(path)}.rows-*.npy"))
-        if left:
-            raise SinkError(f"{left[0]}: the maps of a run that was cut off (np.load reads them); move or delete it")
+        check_maps(path)
         create(path).close()
 
     def close(self) -> None:
@@ -131,6 +129,20 @@ class NpzSink(MapsSink):
             raise
 
 
+def check_maps(path: str) -> None:
+    """Make sure that nothing is lost when the maps are written to ``path``.
+
+    Raises:
+        SinkError: the rows of a run that was cut off are still there, or zarr would empty a folder of other files.
+    """
+    left = sorted(glob.glob(f"{glob.escape(path)}.rows-*.npy"))
+    if left:
+        raise SinkError(f"{left[0]}: the maps of a run that was cut off (np.load reads them); move or delete it")
+    folder = Path(path)
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "zarr.json").is_file():
+        raise SinkError(f"{path}: holds other files, which would be lost; choose another folder")
+
+
 class ZarrSink(MapsSink):
     """A zarr folder (format 3), to which 512 maps at a time are added: a kill loses no more than the last of these.
 
@@ -148,10 +160,7 @@ class ZarrSink(MapsSink):
         super().__init__(path)
         zarr = load_library(path, self.needs)
         with writing(path):
-            folder = Path(path)
-            # zarr empties the folder first: it has to be one of zarr's.
-            if folder.is_dir() and any(folder.iterdir()) and not (folder / "zarr.json").is_file():
-                raise SinkError(f"{path}: holds other files, which would be lost; choose another folder")
+            check_maps(path)
             self._root = zarr.open_group(path, mode="w", zarr_format=3)
         self._groups: dict[Grid, Any] = {}
         self._waiting: dict[Grid, Rows] = {}

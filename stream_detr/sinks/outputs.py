@@ -146,7 +146,7 @@ def check_output(path: str, overwrite: bool, *, may_be_folder: bool = True) -> N
     """
     target = Path(path)
     wants_folder = may_be_folder and is_folder(path)
-    if target.is_dir() and not wants_folder:
+    if (target.is_dir() or path.endswith(os.sep)) and not wants_folder:
         raise SinkError(f"{path}: is a folder; name a file in it")
     if wants_folder and target.exists() and not target.is_dir():
         raise SinkError(f"{path}: is a file, but a folder is needed; name another, or give the file a suffix")

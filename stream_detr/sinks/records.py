@@ -156,6 +156,8 @@ def coco_results(frame: Frame, detections: Detections) -> list[dict[str, Any]]:
             "category_name": each["class"],
             "track_id": each["track_id"],
             "carried": each["carried"],
+            "zones": each.get("zones"),
+            "attention": each["attention"],
             "stream": frame.stream.name,
         }
         results.append({key: value for key, value in result.items() if value is not None})

@@ -52,7 +52,7 @@ def held(results: Seen, class_names: tuple[str, ...]) -> Followed:
     with closing(results):
         for frame, found in results:
             if found is None:
-                yield frame, replace(last, carried=np.ones(len(last), np.bool_))
+                yield frame, replace(last, carried=np.ones(len(last), np.bool_), is_detected=False)
             else:
                 last = found
                 yield frame, found

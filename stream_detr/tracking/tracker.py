@@ -22,6 +22,7 @@ KEPT_SHARE = 0.4
 
 _LOST_SECONDS = 1.5  # an object that comes back within this is the same one
 _DRIFT_SECONDS = 0.5  # after this an object that is moved on without being seen stands still
+_LONGEST_STEP_SECONDS = 10.0  # between two looks; nothing is followed over a longer one
 _SHOWN_SECONDS = 0.3  # for so long an object that the model misses is carried on
 _SAME_PLACE = 0.5  # overlap
 _UNIT = 1000.0  # the filter's noise is in units of a frame's shorter side over this
@@ -39,6 +40,7 @@ class _Track:
     score: float
     query_id: int
     row: int  # in the last update's detections, -1 = not in it
+    is_hidden: bool = False
     votes: Counter[int] = field(default_factory=Counter)  # counts are sums of scores
 
     @property
@@ -60,6 +62,7 @@ class Tracker:
         self._smoother = Smoother(smooth)
         self._shown_frames = max(1, round(_SHOWN_SECONDS * frame_rate))
         self._drift_frames = max(1, round(_DRIFT_SECONDS * frame_rate))
+        self._longest_step = max(2, round(_LONGEST_STEP_SECONDS * frame_rate))
         self._lost_frames = max(2, round(_LOST_SECONDS * frame_rate))
         self._num_begun = 0
         self._forget(None)
@@ -70,8 +73,10 @@ class Tracker:
         self._matcher = norfair_tracker(self._lost_frames)
         self._tracks: dict[int, _Track] = {}  # by norfair's id
         self._index: int | None = None
+        self._seconds = self._seconds_before = 0.0
         self._last: Detections | None = None  # of the last update
-        self._before: dict[int, tuple[int, NDArray[np.float32]]] = {}  # box of each track at the update before
+        self._last_before: Detections | None = None
+        self._boxes_before: dict[int, NDArray[np.float32]] = {}  # of each track at the update before
 
     def update(self, detections: Detections, frame: Frame) -> Detections:
         """Detections of a frame that the model saw, later than any before -> those of begun objects, with their ids.
@@ -83,15 +88,12 @@ class Tracker:
         detections = detections[self._worth_following(detections)]
         passed = 1 if self._index is None else frame.index - self._index
         followed = self._match(detections, frame, passed)
-        self._before = {t.track_id: (t.seen_index, t.box) for t in self._tracks.values() if t.track_id >= 0}
+        self._boxes_before = {t.track_id: t.box for t in self._tracks.values() if t.track_id >= 0}
         self._note(detections, followed, frame)
         begun = [track for track in self._tracks.values() if track.track_id >= 0]
         seen = [track for track in begun if track.row >= 0]
-        missed = [t for t in begun if t.row < 0 and frame.index - t.seen_index <= self._shown_frames]
-        if seen and missed:
-            # Where another object is found, the missed one is behind it, or was the same.
-            taken = iou(np.stack([t.box for t in missed]), np.stack([t.box for t in seen])).max(1) > _SAME_PLACE
-            missed = [track for track, gone in zip(missed, taken, strict=True) if not gone]
+        self._hide(seen, [track for track in begun if track.row < 0])
+        missed = [track for track in begun if track.row < 0 and self._is_shown(track, frame.index)]
         found = detections[np.array([track.row for track in seen], np.int64)]
         aligned = np.array([track.aligned for track in seen], np.float32).reshape(-1, 4)
         found = self._labelled(found, seen)
@@ -99,8 +101,9 @@ class Tracker:
         self._smoother.keep([track.track_id for track in begun])
         for number, track in enumerate(seen):
             track.row = number
-        self._index, self._last = frame.index, found
-        return self._with_carried(found, missed, [track.box for track in missed], frame)
+        self._seconds_before, self._last_before = self._seconds, self._last
+        self._index, self._seconds, self._last = frame.index, frame.seconds, found
+        return self._with_carried(found, missed, [track.box for track in missed], frame, None)
 
     def at(self, frame: Frame) -> Detections:
         """The objects moved on to a later frame than the last update's; nothing changes inside."""
@@ -109,29 +112,34 @@ class Tracker:
         shown = [t for t in self._tracks.values() if self._is_shown(t, frame.index)]
         frames = min(frame.index - self._index, self._drift_frames)
         boxes = [_moved(track.box, track.velocity, frames) for track in shown]
-        return self._with_carried(self._last[:0], shown, boxes, frame)
+        return self._with_carried(self._last[:0], shown, boxes, frame, self._last)
 
     def between(self, frame: Frame) -> Detections:
         """The objects in a frame between the last two updates, on the straight line from one to the other."""
         if self._last is None or self._index is None:
             return Detections.empty()
+        share = (frame.seconds - self._seconds_before) / max(self._seconds - self._seconds_before, 1e-9)
         shown, boxes = [], []
         for track in self._tracks.values():
-            if track.track_id not in self._before:
-                continue
-            began, box = self._before[track.track_id]
-            if track.row >= 0:
-                share = (frame.index - began) / (self._index - began)
+            before = self._boxes_before.get(track.track_id)
+            if before is not None and self._is_shown(track, frame.index):
                 shown.append(track)
-                boxes.append(box + (track.box - box) * np.float32(share))
-            elif self._is_shown(track, frame.index):
-                shown.append(track)
-                boxes.append(_moved(track.box, track.velocity, frame.index - self._index))
-        return self._with_carried(self._last[:0], shown, boxes, frame)
+                boxes.append(before + (track.box - before) * np.float32(share))
+        maps = self._last if self._last_before is None or share > 0.5 else self._last_before
+        return self._with_carried(self._last[:0], shown, boxes, frame, maps)
 
     def votes(self, track_id: int) -> Counter[int]:
         """Sum of scores that a track which is still followed has gathered for each class id; it goes on counting."""
         return next(track.votes for track in self._tracks.values() if track.track_id == track_id)
+
+    def _hide(self, seen: list[_Track], missed: list[_Track]) -> None:
+        """A missed object where another one is found is behind it, or was the same."""
+        for track in seen:
+            track.is_hidden = False
+        if seen and missed:
+            covered = iou(np.stack([t.box for t in missed]), np.stack([t.box for t in seen])).max(1) > _SAME_PLACE
+            for track, gone in zip(missed, covered.tolist(), strict=True):
+                track.is_hidden = gone
 
     def _worth_following(self, detections: Detections) -> NDArray[np.bool_]:
         """All but the weak ones that lie on a strong one: the model's second thoughts about the same object."""
@@ -143,7 +151,8 @@ class Tracker:
         return worth
 
     def _is_shown(self, track: _Track, index: int) -> bool:
-        return track.track_id >= 0 and (track.row >= 0 or index - track.seen_index <= self._shown_frames)
+        lately = track.row >= 0 or index - track.seen_index <= self._shown_frames
+        return track.track_id >= 0 and lately and not track.is_hidden
 
     def _match(self, detections: Detections, frame: Frame, passed: int) -> list[TrackedObject]:
         from norfair import Detection
@@ -161,9 +170,15 @@ class Tracker:
             )
         ]
         # Norfair counts and predicts once a call: the frames that the model did not see are calls without detections.
-        for _ in range(min(passed, self._matcher.hit_counter_max + 2) - 1):
+        # What was seen at the last look is not lost before this one, however long the step.
+        if passed <= self._longest_step:
+            seen = {number for number, track in self._tracks.items() if track.row >= 0}
+            for one in self._matcher.tracked_objects:
+                if one.id in seen:
+                    one.hit_counter = max(one.hit_counter, passed)
+        for _ in range(min(passed, self._longest_step) - 1):
             self._matcher.update()
-        self._matcher.update(given, period=min(passed, self._matcher.hit_counter_max))
+        self._matcher.update(given)
         return list(self._matcher.tracked_objects)
 
     def _note(self, detections: Detections, followed: list[TrackedObject], frame: Frame) -> None:
@@ -203,29 +218,36 @@ class Tracker:
         )
 
     def _with_carried(
-        self, found: Detections, tracks: list[_Track], boxes: list[NDArray[np.float32]], frame: Frame
+        self,
+        found: Detections,
+        tracks: list[_Track],
+        boxes: list[NDArray[np.float32]],
+        frame: Frame,
+        maps_of: Detections | None,
     ) -> Detections:
-        """``found`` and behind it the ``tracks`` at ``boxes``, inside the frame, with the attention they had."""
+        """``found`` and behind it the ``tracks`` at ``boxes``, inside the frame, with the attention they had.
+
+        ``maps_of``: the update that a frame the model did not look at has its maps of points and objects from.
+        """
         height, width = frame.size_hw
         limits = np.array([width, height, width, height], np.float32)
         placed = np.clip(np.array(boxes, np.float32).reshape(-1, 4), 0, limits)
-        inside = (placed[:, 2:] - placed[:, :2]).min(1) >= 1
-        all_tracks, tracks = tracks, [t for t, kept in zip(tracks, inside, strict=True) if kept]
-        placed = placed[inside]
-        if not tracks and len(found):
-            return found
-        ids = np.array([track.track_id for track in tracks], np.int64)
+        kept = [row for row, sides in enumerate(placed[:, 2:] - placed[:, :2]) if sides.min() >= 1]
         # Where the attention is aligned, not cut at the frame's edge: as far from where it was as the box is.
-        aligned = [t.aligned + box - t.box for t, box, kept in zip(all_tracks, boxes, inside, strict=True) if kept]
+        aligned = [tracks[row].aligned + boxes[row] - tracks[row].box for row in kept]
+        tracks, placed = [tracks[row] for row in kept], placed[kept]
+        if not tracks and maps_of is None:
+            return found
         return Detections(
             boxes=np.concatenate([found.boxes, placed]),
             scores=np.concatenate([found.scores, np.array([track.score for track in tracks], np.float32)]),
             class_ids=np.concatenate([found.class_ids, np.array([track.class_id for track in tracks], np.int64)]),
             query_ids=np.concatenate([found.query_ids, np.array([track.query_id for track in tracks], np.int64)]),
-            track_ids=np.concatenate([found.track_ids, ids]),
-            attention=self._attention(found, tracks, np.array(aligned, np.float32), frame.size_hw),
+            track_ids=np.concatenate([found.track_ids, np.array([track.track_id for track in tracks], np.int64)]),
+            attention=self._attention(found, tracks, np.array(aligned, np.float32), frame.size_hw, maps_of),
             class_names=found.class_names,
             carried=np.concatenate([np.zeros(len(found), np.bool_), np.ones(len(tracks), np.bool_)]),
+            is_detected=maps_of is None,
         )
 
     def _attention(
@@ -234,22 +256,23 @@ class Tracker:
         tracks: list[_Track],
         aligned: NDArray[np.float32],
         size_hw: tuple[int, int],
+        maps_of: Detections | None,
     ) -> AttentionMaps | None:
-        maps = found.attention
-        if maps is None:
+        maps = (found if maps_of is None else maps_of).attention
+        if maps is None or found.attention is None:
             return None
-        cross, full_at, objects = maps.cross, maps.full_at, maps.objects
+        cross, full_at, objects = found.attention.cross, found.attention.full_at, maps.objects
         if cross is not None and tracks:
             moved = self._smoother.at(np.array([track.track_id for track in tracks], np.int64), aligned, size_hw)
             assert moved is not None  # every begun track was seen with its attention
             cross = np.concatenate([cross, moved[0]])
             full_at = np.concatenate([np.empty(0, np.float32) if full_at is None else full_at, moved[1]])
         if objects is not None:
-            last = self._last.attention.objects if self._last is not None and self._last.attention is not None else None
-            rows = [*range(len(found)), *(track.row for track in tracks)]
-            source = objects if len(found) or last is None else last
-            table = np.pad(source, ((0, 1), (0, 1)))  # row -1: nothing is known of an object that was missed
-            objects = np.ascontiguousarray(table[np.ix_(rows, rows)])
+            # By track, as rows move from update to update; nothing is known of objects that were missed then.
+            place = {i: row for row, i in enumerate((found if maps_of is None else maps_of).track_ids.tolist())}
+            ids = [*found.track_ids.tolist(), *(track.track_id for track in tracks)]
+            rows = [place.get(track_id, -1) for track_id in ids]
+            objects = np.ascontiguousarray(np.pad(objects, ((0, 1), (0, 1)))[np.ix_(rows, rows)])
         return replace(maps, cross=cross, full_at=full_at, objects=objects)
 
 
