@@ -57,18 +57,18 @@ class Actor:
 
 # From the back to the front.
 CAST = (
-    Actor("airplane", "2708", (0, -80, 186), (9, 1050, 138), 150, angle=28, shadow=False),
-    Actor("bird", "1f426", (0.2, 1010, 226), (7.5, -90, 150), 124, hops=3, sway=7, wave_px=16, shadow=False),
-    Actor("horse", "1f40e", (0, 190, 330), (10, 330, 330), 142, flip=True, hops=2, hop_px=3, sway=2),
-    Actor("sheep", "1f411", (0, 690, 330), (10, 640, 330), 120, hops=1.2, hop_px=2, sway=2),
-    Actor("traffic light", "1f6a6", (0, 858, 296), (10, 858, 296), 138, shadow=False),
-    Actor("bus", "1f68c", (0.2, 1090, 392), (6.2, -140, 392), 236, hops=5, hop_px=1.2),
-    Actor("bicycle", "1f6b2", (5.6, 1040, 398), (11.5, -60, 398), 158, hops=3, sway=1.5),
-    Actor("car", "1f697", (1.0, -110, 450), (6.0, 1080, 450), 196, flip=True, hops=6, hop_px=1.2),
-    Actor("truck", "1f69a", (6.6, -130, 450), (11.5, 1000, 450), 226, flip=True, hops=5, hop_px=1.2),
-    Actor("cat", "1f408", (4.6, -70, 508), (10.2, 900, 508), 140, flip=True, hops=4, hop_px=9, sway=4),
-    Actor("person", "1f6b6", (0, 90, 528), (10, 640, 528), 200, flip=True, hops=1.8, hop_px=5, sway=3),
-    Actor("dog", "1f415", (1.2, 1020, 534), (8.6, -70, 534), 146, hops=3, hop_px=6, sway=3),
+    Actor("airplane", "2708", (0, 40, 152), (7, 1050, 122), 136, angle=28, shadow=False),
+    Actor("horse", "1f40e", (0, 200, 328), (10, 340, 328), 164, flip=True, hops=2, hop_px=3, sway=2),
+    Actor("sheep", "1f411", (0, 700, 326), (10, 650, 326), 142, hops=1.2, hop_px=2, sway=2),
+    Actor("traffic light", "1f6a6", (0, 868, 296), (10, 868, 296), 138, shadow=False),
+    Actor("bird", "1f99c", (0.6, -70, 186), (10.4, 930, 168), 134, flip=True, hops=3, sway=6, wave_px=8, shadow=False),
+    Actor("bus", "1f68c", (0.2, 1090, 400), (5.8, -140, 400), 206, hops=5, hop_px=1.2),
+    Actor("cat", "1f408", (4.2, 1050, 406), (8.4, -90, 406), 132, hops=4, hop_px=8, sway=4),
+    Actor("car", "1f697", (0.4, -110, 452), (5.0, 1080, 452), 196, flip=True, hops=6, hop_px=1.2),
+    Actor("truck", "1f69a", (7.4, -130, 454), (11.6, 1000, 454), 206, flip=True, hops=5, hop_px=1.2),
+    Actor("dog", "1f415", (1.2, 1020, 524), (7.6, -80, 524), 150, hops=3, hop_px=6, sway=3),
+    Actor("bicycle", "1f6b2", (6.6, -100, 528), (10.2, 400, 528), 176, flip=True, hops=3, sway=1.5),
+    Actor("person", "1f6b6", (0, 110, 534), (10, 700, 534), 204, flip=True, hops=1.8, hop_px=5, sway=3),
 )
 
 

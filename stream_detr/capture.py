@@ -27,6 +27,9 @@ _MICROSECOND = Fraction(1, 1_000_000)
 _GLANCE_SECONDS = 0.05
 # close() waits this long for the thread. One that is stuck in a read ends at the read's timeout, by itself.
 _PARTING_SECONDS = 1.0
+# After a longer pause than this the frames that should have come are counted as missing.
+_PAUSE_SECONDS = 1.0
+_USUAL_RATE = 25
 # Later than this a stream that is played in real time goes on from where it is, rather than hurry.
 _LATE_SECONDS = 1.0
 
@@ -84,12 +87,13 @@ class Capture:
 
     def _frames(self) -> Iterator[Callable[[], Frame | None]]:
         """Every frame of every connection, each as a function that converts it."""
-        started: float | None = None
+        started = last = None
         index = pts = -1
         for arrival, frame_rate in self._arrivals():
             now = time.monotonic()
             started = now if started is None else started
-            index, pts = index + 1, max(pts + 1, int((now - started) / _MICROSECOND))
+            index += 1 if last is None else frames_in(now - last, frame_rate)
+            pts, last = max(pts + 1, int((now - started) / _MICROSECOND)), now
             yield partial(self._convert, arrival, index, pts, now, frame_rate)
 
     def _convert(
@@ -97,8 +101,8 @@ class Capture:
     ) -> Frame | None:
         try:
             image = arrival.to_rgb()
-        except SourceError as error:
-            log.debug("%s; left out", error)
+        except Exception as error:  # whatever is wrong with a picture, the next one may be better
+            log.debug("%s: a picture is left out (%s)", self.name, error)
             return None
         info = StreamInfo(self.name, image.shape[1], image.shape[0], frame_rate, None, is_live=True)
         return Frame(image, index, pts, _MICROSECOND, captured_seconds, info)
@@ -117,7 +121,8 @@ class Capture:
                 if not self._is_closed:
                     self._become("ended", f"{self.name}: is over")
                 return
-            except SourceError as error:
+            except Exception as unexpected:
+                error = self._as_source_error(unexpected)
                 failures += 1
                 if self._is_final(error, failures):
                     self.error = error
@@ -125,6 +130,13 @@ class Capture:
                     return
                 self._become("connecting" if self._status.state == "connecting" else "lost", str(error))
             self._pause_until(time.monotonic() + backoff(failures, self._options.backoff_seconds))
+
+    def _as_source_error(self, error: Exception) -> SourceError:
+        """A mistake of the program or a library is no reason to give the stream up, either."""
+        if isinstance(error, SourceError):
+            return error
+        log.debug("%s", self.name, exc_info=error)
+        return SourceError(f"{self.name}: unexpected {type(error).__name__}")
 
     def _paced(self, source: LiveSource) -> Iterator[Arrival]:
         """Pictures when they are due; those of a source that comes at its own speed are due at once."""
@@ -152,7 +164,9 @@ class Capture:
         before = self._status
         if (state, message) == (before.state, before.message):
             return
-        if state == "live":
+        if state == "live" and before.state == "lost":
+            log.warning("%s: live again", self.name)
+        elif state == "live":
             log.info("%s: live", self.name)
         elif message != before.message:
             log.warning("%s%s", message, "" if state == "ended" else "; trying again")
@@ -169,6 +183,15 @@ class Capture:
     def _pause_until(self, due: float) -> None:
         while not self._is_closed and (left := due - time.monotonic()) > 0:
             time.sleep(min(left, _GLANCE_SECONDS))
+
+
+def frames_in(gap_seconds: float, frame_rate: Fraction | None) -> int:
+    """By how much a frame's index rises that came so long after the one before: index is what tracks take for time.
+
+    >>> frames_in(0.2, Fraction(30)), frames_in(600, Fraction(30)), frames_in(2, None), frames_in(1.5, Fraction(1, 2))
+    (1, 18000, 50, 1)
+    """
+    return max(1, round(gap_seconds * (frame_rate or _USUAL_RATE))) if gap_seconds > _PAUSE_SECONDS else 1
 
 
 def backoff(failures: int, limits_seconds: tuple[float, float]) -> float:

@@ -54,6 +54,11 @@ def _one_as_list(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
+def _text(value: object) -> object:
+    """A number as text; anything else as it is."""
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
 def _zones(value: object) -> object:
     """``"NAME:x,y;x,y;..."`` or a list of them -> list of zones."""
     values = [value] if isinstance(value, str) else value
@@ -100,7 +105,7 @@ class Config(BaseModel):
     alpha: Fraction01 = 0.5
     legend: bool = True
     track: bool = True
-    smooth: Fraction01 = 0.8
+    smooth: Fraction01 = 0.9
     zones: Annotated[tuple[Zone, ...], BeforeValidator(_zones)] = ()
     lines: Annotated[tuple[Line, ...], BeforeValidator(_lines_across)] = ()
 
@@ -126,7 +131,8 @@ class Config(BaseModel):
     view: Literal["browser", "none"] = "browser"
     host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8765
-    token: str | None = None
+    token: Annotated[str | None, BeforeValidator(_text)] = None
+    names: Annotated[tuple[str, ...], BeforeValidator(_one_as_list)] = ()
 
     @field_validator("device")
     @classmethod
@@ -254,10 +260,15 @@ def _setting(text: str) -> tuple[str, object]:
         raise UsageError(f"--set {text}: expected key=value")
     refuse_unknown([key], Config.model_fields, where="--set: ")
     try:
-        return key, yaml.safe_load(value)
+        parsed = yaml.safe_load(value)
     except yaml.YAMLError:
-        raise UsageError(f"--set {text}: the value is not YAML") from None
+        raise UsageError(f"--set {key if key in _SECRET else text}: the value is not YAML") from None
+    is_number = key == "token" and isinstance(parsed, int | float)  # a token is taken as it was typed
+    return key, value if is_number else parsed
 
+
+# Never shown: the addresses hold passwords.
+_SECRET = ("token", "publish")
 
 _EXPECTED = {
     "greater_than_equal": "at least {ge:g}",
@@ -298,6 +309,6 @@ def _lines(error: ValidationError, values: Mapping[str, object]) -> list[str]:
         else:
             form = _EXPECTED.get(problem["type"])
             expected = _EXPECTED_OF.get(key) or (form.format(**context) if form else problem["msg"])
-            line = f"{key}: expected {expected}, got {values.get(key)!r}"
+            line = f"{key}: expected {expected}" + ("" if key in _SECRET else f", got {values.get(key)!r}")
         lines.setdefault(key, line)
     return list(lines.values())

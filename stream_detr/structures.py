@@ -156,7 +156,7 @@ class Detections:
     ``boxes`` (N, 4) float32 xyxy frame pixels, ``scores`` (N,) float32 in [0, 1], ``class_ids`` and ``query_ids``
     (N,) int64, ``track_ids`` (N,) int64 with -1 = no track. ``class_names`` names every class id of the model.
     ``carried`` (N,) bool: the model did not see this object in this frame; box and attention were moved on from frames
-    that it saw; ``is_detected`` False: it did not look at this frame at all. ``zones``: the names of the zones that each
+    that it saw; ``is_detected`` False: it did not look at this frame. ``zones``: the names of the zones that each
     object is in (N tuples), None where none were asked for. ``crossings``: by line and class name how many objects have
     crossed so far, (forward, backward).
     """

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_detr.errors import SinkError, UsageError
-from stream_detr.structures import AttentionMaps, Detections, Direction, Frame, StreamInfo
+from stream_detr.overlay import Style
+from stream_detr.structures import AttentionMaps, Detections, Direction, Frame, Line, StreamInfo, Zone
 
 CLASS_NAMES = ("person", "car", "traffic light", "bicycle", "dog", "<b>bold</b>")
 _STRIDE = 32
@@ -75,11 +76,15 @@ class FakeSession:
     ):
         self.size, self.paint = size, paint
         self.settings = FakeSettings()
+        self.points: tuple[tuple[float, float], ...] = ()
+        self.alpha = 0.6
+        self.zones: tuple[Zone, ...] = ()
+        self.lines: tuple[Line, ...] = ()
         self.streams = [self._stream(index, f"fake {index}") for index in range(num_streams)]
         self.calls: list[tuple[Any, ...]] = []
         self.asked: list[int] = []
         self.pushed: list[tuple[int, NDArray[np.uint8]]] = []
-        self.has_pushed = threading.Event()
+        self.has_pushed, self.has_forgotten = threading.Event(), threading.Event()
         self._points: dict[tuple[object, int], tuple[tuple[float, float], ...]] = {}
         self._listeners: list[Callable[[int], None]] = []
         self._newest: dict[int, FakeShown] = {}
@@ -115,6 +120,18 @@ class FakeSession:
         if points:
             self._find(stream_id)
             self._points[owner, stream_id] = tuple(points)
+
+    def forget(self, owner: object) -> None:
+        self.calls.append(("forget",))
+        self._points = {key: kept for key, kept in self._points.items() if key[0] != owner}
+        self.has_forgotten.set()
+
+    def style(self) -> Style:
+        return Style(self.settings.attention, self.alpha, zones=self.zones, lines=self.lines)
+
+    @property
+    def num_points(self) -> int:
+        return sum(map(len, self._points.values()))
 
     def pause(self, stream_id: int, on: bool) -> None:
         self.calls.append(("pause", stream_id, on))

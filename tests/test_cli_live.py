@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
 import select
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import av
 import pytest
+from conftest import FakeDetector
 
+from stream_detr import pipeline
 from stream_detr.cli import main
+from stream_detr.cli.flags import parse
+from stream_detr.config import load_config
+from stream_detr.errors import UsageError
+from stream_detr.live.outputs import Output
 
 START_SECONDS = 60
 END_SECONDS = 2.0
@@ -48,6 +58,182 @@ def test_a_stream_that_can_not_be_had_is_one_line_and_exit_code_1(
     said = capsys.readouterr()
     assert "error: rtsp://127.0.0.1:9/x" in said.err
     assert "secret" not in said.out + said.err
+
+
+@pytest.fixture
+def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail the test if a model is loaded."""
+
+    def load(config: object) -> None:
+        raise AssertionError("the model has been loaded")
+
+    monkeypatch.setattr(pipeline, "load_detector", load)
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--record", "out.avi"], "out.avi: can't record as .avi; use .mp4, "),
+        (["--record", "out.png"], "out.png: can't record as .png; use .mp4, "),
+        (["--record", "out.jsonl"], "out.jsonl: can't record as .jsonl; use .mp4, "),
+        (["--record", "out.webm"], "--codec libx264: doesn't go into .webm; write .mkv or .mp4"),
+        (["--publish", "gopher://ann:secret@a"], "publish: gopher:// is not one of "),
+        (["--point", "0.5,0.5"], "--point: points are drawn with --attention encoder; add that"),
+        (["--set", "records=a.jsonl"], "records: is not for live; leave it out"),
+        (["--set", "save_attention=a.npz"], "save_attention: is not for live; leave it out"),
+        (["--set", "max_frames=3"], "max_frames: is not for live; leave it out"),
+        (["--token", "secret"], "token: expected at least 12 characters, got 6"),
+        (["--set", "token=[secret]"], "token: expected text\n"),
+        (["--set", "token=[secret"], "--set token: the value is not YAML\n"),
+        (["--set", "publish={rtsp: secret}"], "publish: expected a list\n"),
+        (["--no-progres"], "unknown flag --no-progres"),
+    ],
+)
+@pytest.mark.usefixtures("no_model")
+def test_what_cannot_be_is_said_in_one_line_before_the_model_loads(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    flags: list[str],
+    says: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["live", "pattern", *flags]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"stream-detr: error: {says}")
+    assert len(said.splitlines()) == 1
+    assert "secret" not in said
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("no_model")
+def test_a_busy_port_is_said_before_the_model_loads(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        port = busy.getsockname()[1]
+        assert main(["live", "pattern", "--port", str(port)]) == 2
+    assert f"can't listen on 127.0.0.1 port {port} (" in capsys.readouterr().err
+
+
+def test_a_flag_of_another_command_is_not_what_was_meant() -> None:
+    with pytest.raises(UsageError, match=r"unknown flag --no-progress.*\(see .*live --help\)") as caught:
+        parse(["live", "0", "--no-progress"])
+    assert "did you mean --no-progress" not in str(caught.value)
+    with pytest.raises(UsageError, match=r"unknown flag --no-progres; did you mean --no-progress\?"):
+        parse(["process", "a", "-o", "b", "--no-progres"])
+
+
+@pytest.mark.parametrize("token", ["1234567890123", "012345670123", "1_234_567_890_123"])
+def test_a_token_of_digits_is_taken_as_it_was_typed(tmp_path: Path, token: str) -> None:
+    assert load_config(settings=[f"token={token}"]).token == token
+    (tmp_path / "my.yaml").write_text("token: 1234567890123\n")
+    assert load_config(str(tmp_path / "my.yaml")).token == "1234567890123"
+
+
+def serve_by(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> list[dict[str, Any]]:
+    """In place of the page and the model: call ``act`` inside the loop; gives what the server was asked for."""
+    asked: list[dict[str, Any]] = []
+
+    @asynccontextmanager
+    async def served(session: object, **options: Any) -> AsyncIterator[str]:
+        asked.append(options)
+        asyncio.get_running_loop().call_soon(act)
+        yield "http://127.0.0.1:1/?token=abc"
+
+    monkeypatch.setattr("stream_detr.web.server.served", served)
+    monkeypatch.setattr("stream_detr.web.access.open_browser", lambda url: False)
+    monkeypatch.setattr(pipeline, "load_detector", lambda config: FakeDetector())
+    return asked
+
+
+def test_a_sigterm_does_not_break_into_the_loops_own_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    finished: list[bool] = []
+
+    def act() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        finished.append(True)
+
+    serve_by(monkeypatch, act)
+    before = signal.getsignal(signal.SIGTERM)
+    assert main(["live", "pattern:64x48@10", "--port", "0", "--quiet"]) == 130
+    assert finished == [True]
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_names_reach_the_server_and_a_browser_that_does_not_return_holds_up_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    opened, returns = threading.Event(), threading.Event()
+
+    def open_browser(url: str) -> bool:
+        opened.set()
+        return returns.wait(START_SECONDS)
+
+    asked = serve_by(monkeypatch, lambda: None)
+    monkeypatch.setattr("stream_detr.web.access.open_browser", open_browser)
+    flags = ["--port", "0", "--name", "cam.example.org", "--name", "b", "--quiet"]
+    try:
+        assert main(["live", "pattern:64x48@10:0.5", *flags]) == 0
+        assert opened.wait(START_SECONDS)
+        assert asked[0]["names"] == ("cam.example.org", "b")
+    finally:
+        returns.set()
+
+
+def test_a_recording_that_failed_is_exit_code_1_and_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(self: Output) -> Any:
+        raise ZeroDivisionError("the reason")
+
+    monkeypatch.setattr(Output, "_pictures", fail)
+    serve_by(monkeypatch, lambda: None)
+    command = ["live", "pattern:64x48@10:0.5", "--view", "none", "--quiet", "--record", str(tmp_path)]
+    assert main(command) == 1
+    assert "the reason" in capsys.readouterr().err
+
+
+STUCK = """
+import atexit, sys, threading
+from stream_detr import pipeline
+from stream_detr.cli import run
+sys.path.insert(0, "tests")
+from conftest import FakeDetector
+
+class Slow(FakeDetector):
+    def __call__(self, frames):
+        if "stuck" in sys.argv[1]:
+            print("in the model", file=sys.stderr, flush=True)
+            threading.Event().wait(60)
+        return super().__call__(frames)
+
+pipeline.load_detector = lambda config: Slow()
+atexit.register(print, "the interpreter's own end")
+length = ":1000" if "stuck" in sys.argv[1] else ":0.5"
+sys.argv[1:] = ["live", "pattern:64x48@10" + length, "--view", "none"]
+run()
+"""
+
+
+def test_a_model_that_is_still_at_work_does_not_hold_up_the_end() -> None:
+    command = [sys.executable, "-c", STUCK, "stuck"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as program:
+        assert program.stderr is not None
+        assert program.stderr.readline() == "in the model\n"
+        started = time.monotonic()
+        program.send_signal(signal.SIGINT)
+        said, error = program.communicate(timeout=END_SECONDS + 20)
+        took = time.monotonic() - started
+    assert program.returncode == 130
+    assert took < END_SECONDS + 1
+    assert said == "watching 1 stream; Ctrl-C ends it\n"
+    assert error == "stream-detr: interrupted; what was written so far is closed and playable\n"
+
+
+def test_where_nothing_is_stuck_the_interpreter_ends_as_ever() -> None:
+    command = [sys.executable, "-c", STUCK, "free"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=START_SECONDS, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[-1] == "the interpreter's own end"
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from stream_detr.config import Config, load_config
 from stream_detr.errors import SinkError, UsageError
 from stream_detr.live import LiveSession, LiveSettings, SessionOptions, Shown
 from stream_detr.live.drawing import annotated
+from stream_detr.live.inference import _MOST_FAILURES as MOST_FAILURES
 from stream_detr.live.outputs import Output
 from stream_detr.live.pushed import PushedCapture
 from stream_detr.live.stream import make_tracker
@@ -108,7 +109,7 @@ class LiveDetector(FakeDetector):
     model = SimpleNamespace(config=SimpleNamespace(encoder_layers=6, decoder_layers=4, num_heads=8))
 
     def __init__(self, *, gated: bool = False, limit: int = 8, error: BaseException | None = None) -> None:
-        super().__init__(fails_at=0, error=error)
+        super().__init__(error=error)  # without fails_at: at every frame
         self.began, self.gate = threading.Semaphore(0), threading.Semaphore(0) if gated else None
         self.limit = limit
         self.choices: dict[str, Any] = {}
@@ -126,6 +127,8 @@ class LiveDetector(FakeDetector):
         self.began.release()
         if self.gate is not None:
             assert self.gate.acquire(timeout=SECONDS)
+        if self.error is not None and self.fails_at is None:
+            raise self.error
         return super().__call__(frames)
 
 
@@ -497,6 +500,21 @@ def test_of_pushed_frames_the_newest_wins_and_times_rise() -> None:
     assert capture.status.state == "ended"
 
 
+def test_pushed_frames_that_did_not_come_are_counted_in_the_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("stream_detr.live.pushed.time", SimpleNamespace(monotonic=lambda: now[0]))
+    capture = PushedCapture("browser", lambda: None)
+    indices = []
+    for seconds in (0.0, 0.2, 40.0, 0.1):
+        now[0] += seconds
+        capture.push(np.zeros((4, 4, 3), np.uint8))
+        frame = capture.newest()
+        assert frame is not None
+        indices.append(frame.index)
+    assert indices == [0, 1, 1001, 1002]
+    assert capture.status.frames_read == 4
+
+
 def test_a_snapshot_is_the_annotated_picture() -> None:
     with rig(given={"attention": "none"}) as made:
         with pytest.raises(UsageError, match="cam0: has no picture yet"):
@@ -587,6 +605,7 @@ def test_a_full_disk_ends_the_recording_with_one_line_and_the_view_goes_on(
         assert queries(made.show(live_frame(1))) == [1]
         [stream] = made.session.report()["streams"]
     assert [record.message for record in caplog.records] == ["cam0.mp4: no space left on the disk"]
+    assert made.session.outputs.failures == ["cam0.mp4: no space left on the disk"]
     assert stream["recording"]["error"] == "cam0.mp4: no space left on the disk"
 
 
@@ -633,6 +652,7 @@ def test_a_fault_in_an_output_is_shown_in_full_and_ends_only_that(caplog: pytest
     assert sink.is_closed
     [record] = caplog.records
     assert record.exc_info is not None
+    assert record.message == "cam: an output has ended by an unexpected ZeroDivisionError: oh"
     assert record.levelno == logging.ERROR
 
 
@@ -644,6 +664,8 @@ def test_what_cannot_be_done_is_said_before_a_stream_is_opened() -> None:
     ]:
         with pytest.raises(UsageError, match=says), rig(**options):  # type: ignore[arg-type]
             pass
+    with pytest.raises(UsageError, match=r"can't record as \.avi"), rig(record="street.avi"):
+        pass
     with pytest.raises(UsageError, match="--codec divx"), rig(given={"codec": "divx"}, record="out"):
         pass
 
@@ -662,6 +684,7 @@ def test_the_report_is_json_and_counts_everything() -> None:
         assert set(stream.latency_ms) == {"wait", "detect", "detected", "compose", "shown"}
         report = json.loads(json.dumps(made.session.report()))
     [entry] = report["streams"]
+    assert (entry["since"], entry["message"]) == (pytest.approx(time.monotonic(), abs=SECONDS), "")
     assert (entry["frames_read"], entry["frames_dropped"], entry["reconnects"]) == (3, 3, 2)
     assert (entry["frames_shown"], entry["frames_detected"]) == (3, 1)
     assert set(entry["latency_ms"]["shown"]) == {"p50", "p95", "max"}
@@ -669,21 +692,92 @@ def test_the_report_is_json_and_counts_everything() -> None:
     assert report["model"] == "fake"
 
 
-def test_what_ends_the_model_is_raised_to_who_waits() -> None:
+def fail_often(made: Rig) -> None:
+    for index in range(MOST_FAILURES):
+        made.captures[0].put(live_frame(index))
+        made.begun()
+
+
+def test_what_ends_the_model_is_raised_to_who_waits(caplog: pytest.LogCaptureFixture) -> None:
     made = Rig(1, LiveDetector(error=RuntimeError("out of memory")))
-    made.captures[0].put(live_frame(0))
+    fail_often(made)
     with pytest.raises(RuntimeError, match="out of memory"):
         made.session.wait(SECONDS)
     made.session.close()
     assert made.captures[0].is_closed
+    assert [record.message for record in caplog.records] == [
+        "cam0: a picture could not be analysed (RuntimeError: out of memory)"
+    ]
+
+
+def test_a_picture_that_the_model_fails_on_is_shown_without_a_result_and_the_others_go_on() -> None:
+    detector = LiveDetector(error=ValueError("what is this?"))
+    detector.fails_at = 2
+    with rig(2, detector) as made:
+        assert queries(made.show(live_frame(0))) == [0]
+        shown = made.show(live_frame(2))
+        assert shown.detections.carried is None or shown.detections.carried.all()
+        assert queries(made.show(live_frame(5), 1)) == [5]
+        assert queries(made.show(live_frame(3))) == [3]
+        made.captures[0].end()
+        made.captures[1].end()
+        assert made.session.wait(SECONDS)
+
+
+def test_of_a_batch_only_the_picture_that_fails_is_left_out() -> None:
+    detector = LiveDetector(gated=True, error=ValueError("what is this?"))
+    detector.fails_at = 12
+    with rig(3, detector) as made:
+        made.captures[0].put(live_frame(0))
+        made.begun()
+        for number in (1, 2):
+            made.show(live_frame(10 + number), number)
+        assert detector.gate is not None
+        detector.gate.release(100)
+        for index, number in ((21, 1), (22, 2)):
+            made.show(live_frame(index), number)
+    assert detector.batches[1:4] == [[11, 12], [11], [12]]
+    assert {("update", 11)} <= {asked for tracker in made.trackers for asked in tracker.asked}
+
+
+def test_a_fault_in_what_follows_objects_leaves_the_other_streams_alone(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    update = FakeTracker.update
+
+    def fail_on_odd(self: FakeTracker, detections: Detections, frame: Frame) -> Detections:
+        if frame.index % 2:
+            raise ZeroDivisionError("oh")
+        return update(self, detections, frame)
+
+    monkeypatch.setattr(FakeTracker, "update", fail_on_odd)
+    with rig(2) as made:
+        for index in (0, 1, 3):
+            made.show(live_frame(index))
+        assert queries(made.show(live_frame(4), 1)) == [4]
+    assert [record.message for record in caplog.records] == [
+        "cam0: a picture could not be analysed (ZeroDivisionError: oh)"
+    ]
 
 
 def test_an_error_nobody_waited_for_is_raised_by_close() -> None:
     made = Rig(1, LiveDetector(error=RuntimeError("out of memory")))
-    made.captures[0].put(live_frame(0))
-    made.begun()
+    fail_often(made)
     with pytest.raises(RuntimeError, match="out of memory"):
         made.session.close()
+
+
+def test_the_seconds_of_closing_begin_where_the_end_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Rig(1, LiveDetector(gated=True))
+    made.captures[0].put(live_frame(0))
+    made.begun()
+    made.session.end()
+    late = time.monotonic() + 10
+    monkeypatch.setattr("stream_detr.live.threads.monotonic", lambda: late)
+    started = time.monotonic()
+    made.session.close()
+    assert time.monotonic() - started < 1  # all of it was over
+    made.free()
 
 
 def test_waiting_ends_when_every_stream_is_over_and_not_before() -> None:

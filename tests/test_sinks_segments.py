@@ -15,9 +15,9 @@ import av
 import numpy as np
 import pytest
 
-from stream_detr.errors import SinkError
+from stream_detr.errors import SinkError, UsageError
 from stream_detr.sinks import VideoOptions
-from stream_detr.sinks.segments import SegmentsSink
+from stream_detr.sinks.segments import SegmentsSink, check_segments
 from stream_detr.structures import Detections, Frame, StreamInfo
 from tests.media import frame_number, grey, images, times
 
@@ -77,6 +77,33 @@ def test_an_outage_is_a_jump_in_time_and_nothing_is_invented(tmp_path: Path) -> 
     write(SegmentsSink(str(tmp_path / "cam.mp4"), VideoOptions()), [frame(0, 5), frame(1, 5.1), frame(9, 65.1)])
     [path] = tmp_path.iterdir()
     assert times(path) == [0, Fraction(1, 10), Fraction(601, 10)]
+
+
+@pytest.mark.parametrize("segment_seconds", [None, 10_000.0])
+def test_a_gap_that_a_file_cannot_hold_begins_another(tmp_path: Path, segment_seconds: float | None) -> None:
+    seconds = [5, 5.1, 2205.1, 2205.2, 2265.3]
+    sink = SegmentsSink(str(tmp_path / "cam.mp4"), VideoOptions(), segment_seconds=segment_seconds, clock=Clock())
+    write(sink, [frame(index, at) for index, at in enumerate(seconds)])
+    assert [times(path) for path in sorted(tmp_path.iterdir())] == [[0, Fraction(1, 10)], [0, Fraction(1, 10)], [0]]
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "says"),
+    [
+        ("cam.avi", "libx264", r"cam\.avi: can't record as \.avi; use \.mp4"),
+        ("cam.png", "libx264", "can't record as .png"),
+        ("cam.jsonl", "libx264", "can't record as .jsonl"),
+        ("cam.webm", "libx264", "--codec libx264: doesn't go into .webm"),
+        ("cam.mp4", "divx", "--codec divx: no such video encoder"),
+    ],
+)
+def test_what_cannot_be_recorded_is_said_and_nothing_is_written(
+    tmp_path: Path, name: str, codec: str, says: str
+) -> None:
+    with pytest.raises(UsageError, match=says):
+        check_segments(str(tmp_path / name), VideoOptions(codec))
+    check_segments(str(tmp_path / "new" / "cam.webm"), VideoOptions("libvpx-vp9"))
+    assert files(tmp_path) == []
 
 
 def test_another_size_begins_another_file(tmp_path: Path) -> None:

@@ -207,11 +207,11 @@ def test_a_camera_that_another_program_has_is_said(
 
 
 class Web(SimpleHTTPRequestHandler):
-    """A folder, an endless MJPEG stream at /mjpeg, one that stops at /short, one for those with a login at /login."""
+    """A folder, an endless MJPEG stream at /mjpeg, one that stops at /short; errors at /401 and the like."""
 
     def do_GET(self) -> None:
-        if self.path == "/login":
-            self.send_error(401)
+        if self.path[1:].isdecimal():
+            self.send_error(int(self.path[1:]))
         elif self.path in ("/mjpeg", "/short"):
             self._mjpeg(10_000 if self.path == "/mjpeg" else 5)
         else:
@@ -262,10 +262,17 @@ def test_the_end_of_a_live_stream_is_a_lost_connection(address: str) -> None:
     assert not isinstance(caught.value, PermanentError)
 
 
-@pytest.mark.parametrize(("path", "says"), [("login", "password"), ("nothing", "404.*check the address")])
+@pytest.mark.parametrize(("path", "says"), [("401", "password"), ("403", "password"), ("400", "400.*the address")])
 def test_what_the_server_refuses_is_wrong_for_good(address: str, path: str, says: str) -> None:
     with pytest.raises(PermanentError, match=says):
         take(f"{address}/{path}", 1)
+
+
+@pytest.mark.parametrize("status", [404, 408, 429, 503])
+def test_what_the_server_lacks_for_now_is_not_wrong_for_good(address: str, status: int) -> None:
+    with pytest.raises(SourceError, match="check the address") as caught:
+        take(f"{address}/{status}", 1)
+    assert not isinstance(caught.value, PermanentError)
 
 
 def test_no_server_is_not_wrong_for_good() -> None:

@@ -10,8 +10,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +22,17 @@ import cv2
 import numpy as np
 import pytest
 from fake_session import FakeSession
+from test_live import rig
 
 from stream_detr.errors import SinkError, SourceError, UsageError
 from stream_detr.overlay.heat import strength_of
 from stream_detr.sinks.jpeg import encode_jpeg
 from stream_detr.sources.jpeg import decode_jpeg, jpeg_size_hw
-from stream_detr.web.access import Access, is_loopback, new_token, open_browser
+from stream_detr.structures import Line, Zone
+from stream_detr.web import audience, is_loopback, new_token, open_browser, served
+from stream_detr.web.access import Access
 from stream_detr.web.limits import Limits
 from stream_detr.web.messages import picture_message
-from stream_detr.web.server import served
 
 TOKEN = "a-token-of-the-tests"
 ROUTES = ["/", "/app.js", "/style.css", "/state", "/socket", "/snapshot/0.png", "/stream/0.mjpeg", "/nothing"]
@@ -243,8 +247,6 @@ def test_a_picture_comes_with_its_objects_and_their_attention() -> None:
 
 
 def test_each_objects_own_scale_is_used_where_it_was_tracked() -> None:
-    from dataclasses import replace
-
     session = FakeSession()
     session.step()
     shown = session.newest(0)
@@ -408,6 +410,32 @@ def test_the_mjpeg_stream_decodes_and_moves_on() -> None:
     run(visit, size=(320, 192))
 
 
+def test_the_configured_style_is_in_the_mjpeg_stream_and_the_page_learns_of_it() -> None:
+    async def visit(session: FakeSession, client: aiohttp.ClientSession, url: str) -> None:
+        session.settings = replace(session.settings, attention="none")
+        session.zones = (Zone("left", ((0.05, 0.8), (0.5, 0.8), (0.5, 0.95), (0.05, 0.95))),)
+        session.lines = (Line("gate", (0.6, 0.9), (0.95, 0.9)),)
+        session.alpha = 0.3
+        async with client.get(f"{url}/stream/0.mjpeg") as answer:
+            part = await aiohttp.MultipartReader.from_response(answer).next()
+            assert isinstance(part, aiohttp.BodyPartReader)
+            image = cv2.imdecode(np.frombuffer(await part.read(), np.uint8), cv2.IMREAD_COLOR)
+        height, width = image.shape[:2]
+        for x, y in ((0.1, 0.95), (0.65, 0.9)):
+            column = image[round(y * height) - 4 : round(y * height) + 5, round(x * width)]
+            assert column.min(1).max() > 190
+        async with joined(client, url) as viewer:
+            hello = await text(viewer, "hello")
+        assert (hello["alpha"], hello["points"]) == (0.3, [[0.5, 0.5]])
+        assert hello["zones"] == [[[0.05, 0.8], [0.5, 0.8], [0.5, 0.95], [0.05, 0.95]]]
+        assert hello["lines"] == [[[0.6, 0.9], [0.95, 0.9]]]
+        session.points = tuple((0.1 * number, 0.5) for number in range(1, 7))
+        async with joined(client, url) as viewer:
+            assert (await text(viewer, "hello"))["points"] == [[0.1 * number, 0.5] for number in range(1, 5)]
+
+    run(visit, size=(640, 384))
+
+
 def test_a_snapshot_is_a_png_in_full_size() -> None:
     async def visit(session: FakeSession, client: aiohttp.ClientSession, url: str) -> None:
         async with client.get(f"{url}/snapshot/0.png") as answer:
@@ -481,7 +509,103 @@ def test_points_belong_to_the_viewer_and_go_with_it() -> None:
             assert len(grids) == (header["grid"]["cross"] + 1) * header["grid"]["rows"] * header["grid"]["columns"]
 
     session = run(visit)
-    assert session.calls == [("points", 0, ((0.25, 0.5),)), ("points", 0, ())]
+    assert session.calls == [("points", 0, ((0.25, 0.5),)), ("forget",)]
+    assert session.num_points == 0
+
+
+def test_points_that_are_still_being_set_go_with_their_viewer() -> None:
+    begun, goes_on = threading.Event(), threading.Event()
+
+    async def visit(session: FakeSession, client: aiohttp.ClientSession, url: str) -> None:
+        set_points = session.set_points
+
+        def slow(*values: Any) -> None:
+            begun.set()
+            assert goes_on.wait(10)
+            set_points(*values)
+
+        session.set_points = slow  # type: ignore[method-assign]
+        in_a_hurry = aiohttp.ClientWSTimeout(ws_close=0.1)
+        async with joined(client, url, timeout=in_a_hurry) as viewer:
+            await viewer.send_json({"do": "points", "stream": 0, "xy": [[0.25, 0.5]]})
+            assert await asyncio.to_thread(begun.wait, 10)
+        async with joined(client, url) as other:
+            while (await text(other, "state"))["viewers"] > 1:
+                pass
+            goes_on.set()
+            assert await asyncio.to_thread(session.has_forgotten.wait, 10)
+
+    session = run(visit)
+    assert session.calls == [("points", 0, ((0.25, 0.5),)), ("forget",)]
+    assert session.num_points == 0
+
+
+def test_a_viewer_keeps_nothing_of_streams_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    viewers: list[Any] = []
+    seat = audience.Viewer
+    monkeypatch.setattr(audience, "Viewer", lambda *given: viewers.append(seat(*given)) or viewers[-1])
+
+    def held(viewer: Any) -> dict[str, int]:
+        return {name: len(value) for name, value in vars(viewer).items() if isinstance(value, (set, dict, list))}
+
+    async def visit(session: FakeSession, client: aiohttp.ClientSession, url: str) -> None:
+        async with joined(client, url) as viewer:
+            await text(viewer, "state")
+            before = held(viewers[0])
+            for index in range(50):
+                await viewer.send_json({"do": "points", "stream": 10**9 + index, "xy": []})
+            await viewer.send_json({"do": "points", "stream": 7, "xy": [[0, 0]]})
+            await text(viewer, "error")
+            assert held(viewers[0]) == before
+
+    session = run(visit)
+    assert session.num_points == 0
+
+
+def test_a_session_forgets_all_points_of_a_viewer_at_once() -> None:
+    with rig(2) as made:
+        session = made.session
+        for stream_id in (0, 1):
+            session.set_points("ann", stream_id, [(0.1, 0.2)])
+        session.set_points("bob", 1, [(0.5, 0.5)])
+        session.forget("ann")
+        assert made.detector.choices["points"] == ((0.5, 0.5),)
+        session.forget("bob")
+        session.forget("nobody")
+        assert made.detector.choices["attention"] == "cross"
+
+
+def test_states_are_made_seldom_and_the_last_one_has_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    state_message = audience.state_message
+    monkeypatch.setattr(audience, "state_message", lambda *given: made.append(0) or state_message(*given))
+
+    async def visit(session: FakeSession, client: aiohttp.ClientSession, url: str) -> None:
+        async with joined(client, url) as viewer:
+            await text(viewer, "state")
+            start, before = time.monotonic(), len(made)
+            for number in range(60):
+                await viewer.send_json({"do": "pause", "stream": 0, "on": number % 2 == 0})
+            await viewer.send_json({"do": "record", "stream": 0, "on": True})
+            while not (stream := (await text(viewer, "state"))["streams"][0])["is_recording"]:
+                pass
+            assert not stream["is_paused"]
+            assert len(made) - before <= 2 + (time.monotonic() - start) / 0.1
+
+    run(visit)
+
+
+def test_the_state_is_not_made_for_every_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    monkeypatch.setattr(audience, "state_message", lambda *_: made.append(0) or f"[{len(made)}]")
+    monkeypatch.setattr(audience, "_STATE_KEPT_SECONDS", 60)
+
+    async def visit(session: FakeSession, client: aiohttp.ClientSession, url: str) -> None:
+        for _ in range(3):
+            async with client.get(f"{url}/state") as answer:
+                assert await answer.json() == [1]
+
+    run(visit)
 
 
 @pytest.mark.parametrize(
@@ -569,6 +693,10 @@ def test_a_browsers_camera_is_a_stream_while_it_is_open() -> None:
 
 
 PROGRESSIVE = cv2.imencode(".jpg", np.zeros((8, 8, 3), np.uint8), [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])[1].tobytes()
+# Of the two bytes of marker 00 a decoder skips only these, so that the size is that of the picture behind them.
+HIDDEN = some_jpeg(2000, 1500)
+HIDDEN = HIDDEN[:2] + b"\xff\x00" + len(HIDDEN).to_bytes(2) + HIDDEN[2:] + some_jpeg()[2:]
+TWO_SIZES = some_jpeg()[:2] + bytes.fromhex("ffc0000b080018002001011100") + some_jpeg(2000, 1500)[2:]
 BOMB = some_jpeg().replace(bytes([0, 24, 0, 32]), bytes([0xFF, 0xFF, 0xFF, 0xFF]), 1)
 
 
@@ -582,8 +710,10 @@ BOMB = some_jpeg().replace(bytes([0, 24, 0, 32]), bytes([0xFF, 0xFF, 0xFF, 0xFF]
         (PROGRESSIVE, "progressive"),
         (BOMB, "65535x65535"),
         (some_jpeg(2000, 1500), "2000x1500"),
+        (HIDDEN, "not a JPEG"),
+        (TWO_SIZES, "not a JPEG"),
     ],
-    ids=["nothing", "a GIF", "fill bytes", "cut off", "progressive", "a bomb", "too large"],
+    ids=["nothing", "a GIF", "fill bytes", "cut off", "progressive", "a bomb", "too large", "hidden", "two sizes"],
 )
 def test_rubbish_from_a_camera_ends_it_and_nothing_else(rubbish: bytes, said: str) -> None:
     async def visit(session: FakeSession, client: aiohttp.ClientSession, url: str) -> None:
@@ -655,16 +785,20 @@ def test_a_jpeg_keeps_colours_and_is_made_smaller_only() -> None:
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_within_two_seconds_with_a_viewer_there(ending: signal.Signals) -> None:
     program = """
-import signal, sys
+import asyncio, signal
 from fake_session import FakeSession
-from stream_detr.web import serve
+from stream_detr.web import served
 def stop(*_): raise KeyboardInterrupt
 signal.signal(signal.SIGTERM, stop)
 session = FakeSession()
 session.step()
 session.run(20)
+async def show():
+    async with served(session) as url:
+        print(url, flush=True)
+        await asyncio.Event().wait()
 try:
-    serve(session, port=0, on_ready=lambda url: print(url, flush=True))
+    asyncio.run(show())
 except KeyboardInterrupt:
     print("ended", session.num_listeners, flush=True)
 finally:

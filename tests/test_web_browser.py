@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from fake_session import FakeSession, boxes_at
 
-from stream_detr.web.server import served
+from stream_detr.structures import Line, Zone
+from stream_detr.web import served
 
 playwright = pytest.importorskip("playwright.async_api", reason="Playwright is not installed: pip install playwright")
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -57,9 +58,17 @@ def _is_complaint(said: Any) -> bool:
     return said.type in ("error", "warning") and "willReadFrequently" not in said.text  # that one is about these tests
 
 
-def browse(visit: Visit, *, num_streams: int = 1, complaints: int | None = 0, **settings: Any) -> FakeSession:
+def browse(
+    visit: Visit,
+    *,
+    num_streams: int = 1,
+    complaints: int | None = 0,
+    prepare: Callable[[FakeSession], None] = lambda session: None,
+    **settings: Any,
+) -> FakeSession:
     """``visit`` the page of a running fake session; what the console says fails the test."""
     session = FakeSession(num_streams, SIZE)
+    prepare(session)
     session.step()
     session.run(20)
 
@@ -215,10 +224,15 @@ def test_shared_controls_change_the_session_and_both_viewers() -> None:
         await one.get_by_role("radio", name="Links").click()
         await until(lambda: browser.session.settings.attention == "objects")
         await other.wait_for_selector("#kinds [data-value=objects][aria-checked=true]")
+        assert await one.locator("#layers button").all_inner_texts() == ["1", "2", "3", "4", "5", "last"]
+        await one.locator("#layers [aria-checked=true]:has-text('last')").wait_for()
         await one.locator("#layers button").nth(1).click()
         await one.locator("#heads button", has_text="max").click()
         await until(lambda: (browser.session.settings.layer, browser.session.settings.head) == (1, "max"))
         await other.wait_for_selector("#heads [data-value=max][aria-checked=true]")
+        await one.locator("#layers button", has_text="last").click()
+        await until(lambda: browser.session.settings.layer == -1)
+        await other.wait_for_selector("#layers [aria-checked=true]:has-text('last')")
         await other.keyboard.press("Space")
         await one.wait_for_selector("#pause[aria-pressed=true]")
         await other.keyboard.press("r")
@@ -248,6 +262,58 @@ def test_a_viewers_own_controls_stay_with_it() -> None:
         assert browser.session.calls == before
 
     browse(visit)
+
+
+def test_the_page_begins_with_what_was_configured() -> None:
+    def prepare(session: FakeSession) -> None:
+        session.settings = replace(session.settings, attention="encoder")
+        session.points, session.alpha = ((0.2, 0.3), (0.7, 0.8)), 0.33
+        session.zones = (Zone("corner", ((0.02, 0.6), (0.2, 0.6), (0.2, 0.98), (0.02, 0.98))),)
+        session.lines = (Line("gate", (0.85, 0.95), (0.98, 0.95)),)
+
+    async def visit(browser: Browser) -> None:
+        page = await browser.open_live()
+        await page.wait_for_selector("#focus:has-text('2 points')")
+        await until(lambda: ("points", 0, browser.session.points) in browser.session.calls)
+        assert await page.locator("#focus .leave").is_hidden()
+        assert await page.locator("label:has(#opacity) output").inner_text() == "33 %"
+        for x, y in ((0.02, 0.75), (0.88, 0.95)):
+            near = [await color_at(page, x + away, y + away) for away in np.linspace(-0.006, 0.006, 9)]
+            assert max(min(color) for color in near) > 150
+        await click(page, 0.05, 0.85)
+        await page.wait_for_selector("#focus:has-text('Point')")
+        await page.keyboard.press("Escape")
+        await page.wait_for_selector("#focus:has-text('2 points')")
+
+    browse(visit, prepare=prepare)
+
+
+def test_long_names_of_streams_and_stages_keep_their_place() -> None:
+    names = [
+        "/a/long/path/to/the/film.mp4",
+        "rtsp://a-camera-with-a-long-name.example:8554/street/north?key=…",
+        "cam 2",
+    ]
+
+    def prepare(session: FakeSession) -> None:
+        for stream, name in zip(session.streams, names, strict=True):
+            stream.name = name
+            stream.latency_ms = {"a stage with a long name": 1234.0, "shown": 71.0}
+
+    async def visit(browser: Browser) -> None:
+        page = await browser.open_live()
+        tabs = page.locator("#streams button")
+        assert await tabs.all_inner_texts() == ["film.mp4", "…example:8554/street/north", "cam 2"]
+        for index, name in enumerate(names):
+            assert name in await tabs.nth(index).get_attribute("title")
+        await page.wait_for_selector("#stages:has-text('a stage with a long name')")
+        too_narrow = await page.evaluate(
+            "() => [...document.querySelectorAll('#stages span, #stages output, #heads button, #layers button')]"
+            ".filter((e) => e.scrollWidth > e.clientWidth || e.offsetHeight > 30).map((e) => e.textContent)"
+        )
+        assert too_narrow == []
+
+    browse(visit, num_streams=3, prepare=prepare)
 
 
 def test_the_grid_shows_every_stream_and_opens_one() -> None:
@@ -389,12 +455,20 @@ def test_the_page_comes_back_when_the_server_does() -> None:
 
 
 def test_where_no_socket_comes_through_the_page_shows_the_mjpeg_stream() -> None:
-    blocked = "window.WebSocket = class { readyState = 3; constructor() { setTimeout(() => this.onclose({}), 0); } };"
+    blocked = """
+        window.numClosed = 0;
+        window.WebSocket = class {
+            readyState = 3;
+            constructor() { setTimeout(() => { this.onclose({}); window.numClosed += 1; }, 0); }
+        };
+    """
 
     async def visit(browser: Browser) -> None:
         page = await (await browser.chromium.new_context()).new_page()
         await page.add_init_script(blocked)
         await page.goto(browser.url)
         await holds(page, "() => document.querySelector('img.fallback')?.naturalWidth === 640")
+        await holds(page, "() => window.numClosed > 3")  # it goes on trying
+        assert await page.locator("#notice").is_hidden()
 
     browse(visit)

@@ -12,8 +12,9 @@ import signal
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import NoReturn
 
 from stream_detr.cli.flags import build_parser, parse
 from stream_detr.errors import StreamDetrError, UsageError
@@ -41,6 +42,22 @@ def main(argv: Sequence[str] | None = None) -> int:
             return INTERRUPTED
         except Exception as error:
             return _explain(error, show_traceback="--traceback" in arguments)
+
+
+def run() -> NoReturn:
+    """The program: `main` and its exit code.
+
+    A thread that is still inside native code, in a forward pass of seconds say, would hold up the interpreter's own
+    end, or crash it.
+    """
+    code = main()
+    threads = sys.modules.get("stream_detr.live.threads")  # loaded only by the command that can leave any
+    if threads is not None and threads.are_left():
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError):
+                stream.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _run(arguments: list[str]) -> int:

@@ -34,8 +34,7 @@ def annotate(sources: Sequence[str], output: str, config: Config, given: argpars
     """Run the pipeline, then say where the results are and what was found."""
     from stream_detr.pipeline import run
 
-    if "points" in given and config.attention != "encoder":
-        raise UsageError("--point: points are drawn with --attention encoder; add that")
+    check_points(given, config)
     progress = Progress() if not (given.no_progress or given.quiet) else None
     found = Tally()
 
@@ -61,7 +60,9 @@ def live(given: argparse.Namespace) -> int:
     """Watch streams until Ctrl-C, or until every one has ended."""
     from stream_detr.cli.watch import watch
 
-    return watch(given.sources, config_from(given), quiet=given.quiet)
+    config = config_from(given)
+    check_points(given, config)
+    return watch(given.sources, config, quiet=given.quiet)
 
 
 def inspect(given: argparse.Namespace) -> int:
@@ -126,6 +127,12 @@ def config_from(given: argparse.Namespace, **defaults: object) -> Config:
         keep_freed_memory()
         let_idle_threads_sleep()
     return config
+
+
+def check_points(given: argparse.Namespace, config: Config) -> None:
+    """Refuse points that would not be drawn."""
+    if "points" in given and config.attention != "encoder":
+        raise UsageError("--point: points are drawn with --attention encoder; add that")
 
 
 class Tally:

@@ -30,9 +30,12 @@ class Parser(argparse.ArgumentParser):
         names: list[str] = []
         for action in self._actions:
             names += action.option_strings
-            if isinstance(action, argparse._SubParsersAction):
-                names += [name for parser in action.choices.values() for name in parser.flags()]
-        return names
+        return names + [name for parser in self.commands().values() for name in parser.flags()]
+
+    def commands(self) -> dict[str, Parser]:
+        """The parsers below this one."""
+        found = [action.choices for action in self._actions if isinstance(action, argparse._SubParsersAction)]
+        return dict(found[0]) if found else {}
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -42,7 +45,12 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         UsageError: something is unknown, missing or out of place.
         SystemExit: after ``--help`` or ``--version``.
     """
-    return build_parser().parse_args(argv)
+    parser = build_parser()
+    given, unknown = parser.parse_known_args(argv)
+    if unknown:
+        command = parser.commands().get(given.command, parser)  # whose flags may have been meant
+        command.error(f"unrecognized arguments: {' '.join(unknown)}")
+    return given
 
 
 def build_parser() -> Parser:
@@ -137,7 +145,7 @@ def _follow_flags(parser: Parser) -> None:
     _option(group, "--min-size", metavar="PX", help="leave out objects whose shorter side is below this")
     _option(group, "--track", action="store_true", help="follow objects over time (the default)")
     _option(group, "--no-track", action="store_false", dest="track", help="don't")
-    _option(group, "--smooth", metavar="S", help="smoothing of attention along the track, 0 to below 1 (0.8)")
+    _option(group, "--smooth", metavar="S", help="smoothing of attention along the track, 0 to below 1 (0.9)")
     _option(
         group,
         "--zone",
@@ -168,6 +176,14 @@ def _view_flags(parser: Parser) -> None:
     _option(group, "--host", metavar="ADDRESS", help="listen here (127.0.0.1); another one asks for a token")
     _option(group, "--port", metavar="PORT", help="listen on this port (8765); 0 takes any")
     _option(group, "--token", metavar="TOKEN", help="what visitors must know; made up where one is needed")
+    _option(
+        group,
+        "--name",
+        action="append",
+        dest="names",
+        metavar="HOST",
+        help="host names to be reached by, behind a proxy that adds HTTPS; repeatable",
+    )
 
 
 def _recording_flags(parser: Parser) -> None:

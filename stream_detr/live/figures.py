@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
+from statistics import median
 
 import numpy as np
 
 _LAST_EVENTS = 31
 _LAST_DELAYS = 2000
+_LATEST_DELAYS = 100  # of the median, which is asked for all the time
 
 
 class Rate:
@@ -48,15 +50,19 @@ class Delays:
         self._longest[stage] = max(seconds * 1000, self._longest.get(stage, 0.0))
 
     def median(self) -> dict[str, float]:
-        """By stage, the middle one.
+        """By stage, the middle one of the latest.
 
         >>> delays = Delays()
         >>> for seconds in (0.001, 0.002, 0.006):
         ...     delays.add("detect", seconds)
         >>> delays.median(), delays.summary()
         ({'detect': 2.0}, {'detect': {'p50': 2.0, 'p95': 5.6, 'max': 6.0}})
+        >>> for milliseconds in 200 * [1] + 100 * [4]:
+        ...     delays.add("detect", milliseconds / 1000)
+        >>> delays.median(), delays.summary()["detect"]["p50"]
+        ({'detect': 4.0}, 1.0)
         """
-        return {stage: each["p50"] for stage, each in self.summary().items()}
+        return {stage: round(median(tuple(last)[-_LATEST_DELAYS:]), 2) for stage, last in list(self._last.items())}
 
     def summary(self) -> dict[str, dict[str, float]]:
         """By stage: p50, p95 and max."""

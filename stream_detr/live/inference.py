@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from threading import Event
 from time import monotonic
@@ -9,15 +10,20 @@ from typing import TYPE_CHECKING
 
 from stream_detr.live.stream import Stream
 from stream_detr.live.turns import Turns
-from stream_detr.structures import Frame
+from stream_detr.structures import Detections, Frame
 
 if TYPE_CHECKING:
     from stream_detr.detector import Detector
+
+log = logging.getLogger("stream_detr")
+
+_MOST_FAILURES = 50
 
 
 class Inference:
     """Takes the newest frames of all streams in fair turns, until :meth:`close`.
 
+    A picture on which something fails is left out; after many failures in a row the error is raised.
     ``detector`` may be replaced at any time: the next batch is detected by the new one.
     """
 
@@ -28,6 +34,8 @@ class Inference:
         self._turns = Turns()
         self._work = Event()
         self._is_closed = False
+        self._failures = 0  # in a row
+        self._told: set[tuple[int, str]] = set()
 
     def wake(self) -> None:
         """There may be a frame to detect."""
@@ -64,8 +72,35 @@ class Inference:
         for stream, frame in batch:
             stream.take(frame)
         started = monotonic()
-        found = self.detector([frame for _, frame in batch])
+        found = self._found(batch)
         seconds = monotonic() - started
         self.is_busy = False
         for (stream, frame), detections in zip(batch, found, strict=True):
-            stream.found(frame, detections, seconds)
+            try:
+                if detections is not None:
+                    stream.found(frame, detections, seconds)
+                    self._failures = 0
+            except Exception as error:
+                self._fail(stream, frame, error)
+
+    def _found(self, batch: Sequence[tuple[Stream, Frame]]) -> list[Detections | None]:
+        """What the model finds in each frame, None where it fails."""
+        try:
+            return [*self.detector([frame for _, frame in batch])]
+        except Exception as error:
+            if len(batch) > 1:  # one by one: the others need not suffer from it
+                return [detections for each in batch for detections in self._found([each])]
+            self._fail(*batch[0], error)
+            return [None]
+
+    def _fail(self, stream: Stream, frame: Frame, error: Exception) -> None:
+        """Go on without ``frame``, said once for each stream and kind of error."""
+        self._failures += 1
+        if self._failures >= _MOST_FAILURES:
+            raise error
+        kind = type(error).__name__
+        if (stream.stream_id, kind) not in self._told:
+            self._told.add((stream.stream_id, kind))
+            reason = (str(error).splitlines() or [""])[0]
+            log.error("%s: a picture could not be analysed (%s: %s)", stream.name, kind, reason, exc_info=error)
+        stream.missed(frame)

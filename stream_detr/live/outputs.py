@@ -20,10 +20,9 @@ from stream_detr.live.settings import SessionOptions
 from stream_detr.overlay import Style
 from stream_detr.prefetch import background
 from stream_detr.sinks import Sink, VideoOptions
-from stream_detr.sinks.codecs import encoder_settings
 from stream_detr.sinks.outputs import is_folder
 from stream_detr.sinks.publish import check_publish, open_publisher
-from stream_detr.sinks.segments import SegmentsSink
+from stream_detr.sinks.segments import SegmentsSink, check_segments
 from stream_detr.sources.inputs import without_credentials
 
 if TYPE_CHECKING:
@@ -92,7 +91,8 @@ class Output:
             log.error("%s", error)
         except Exception as error:
             self.message = str(error) or type(error).__name__
-            log.exception("%s: an output has ended", self._name)
+            reason = f"{type(error).__name__}: {error}"
+            log.exception("%s: an output has ended by an unexpected %s", self._name, reason)
         finally:
             with self._changed:
                 self.is_open = False
@@ -113,20 +113,14 @@ class Outputs:
     """Begins and ends the outputs of a session's streams; ``config`` tells the settings of the moment.
 
     Raises:
-        UsageError: the options don't fit together, or the codec is not there.
+        UsageError: see `check_options`.
     """
 
     def __init__(self, options: SessionOptions, config: Callable[[], Config], num_inputs: int) -> None:
         self._options, self._config = options, config
         self._opened: list[Output] = []
-        if len(options.publish) > num_inputs:
-            raise UsageError(f"publish: {len(options.publish)} addresses for {num_inputs} inputs; give one for each")
-        for uri in options.publish:
-            check_publish(uri)
-        if options.record is not None:
-            encoder_settings(self._video())
-        if options.segment_seconds is not None and options.segment_seconds <= 0:
-            raise UsageError(f"segment_seconds: expected more than 0, got {options.segment_seconds:g}")
+        self._failures: list[str] = []  # of outputs that are gone
+        check_options(options, config(), num_inputs)
 
     def style(self) -> Style:
         """How pictures are drawn now."""
@@ -158,7 +152,7 @@ class Outputs:
             raise UsageError("recording: no place for it was named; start with --record and a folder")
         sink = SegmentsSink(
             recording_path(options.record, number, stream.name),
-            self._video(),
+            _video(self._config()),
             segment_seconds=options.segment_seconds,
             with_records=options.with_records,
         )
@@ -169,17 +163,40 @@ class Outputs:
         """All outputs that may still be writing."""
         return self._opened
 
+    @property
+    def failures(self) -> list[str]:
+        """What ended outputs before their time, a line each."""
+        return self._failures + [each.message for each in self._opened if each.message]
+
     def _begin(self, stream: Stream, sink: Sink, *, show_stale: bool, most_waiting: int = _MOST_WAITING) -> Output:
         def draw(shown: Shown) -> NDArray[np.uint8]:
             return annotated(shown, self.style(), show_stale=show_stale)
 
         output = Output(stream.name, sink, draw, most_waiting)
-        self._opened = [*(each for each in self._opened if not each.join(0)), output]
+        gone = [each for each in self._opened if each.join(0)]
+        self._failures += [each.message for each in gone if each.message]
+        self._opened = [*(each for each in self._opened if each not in gone), output]
         return output
 
-    def _video(self) -> VideoOptions:
-        config = self._config()
-        return VideoOptions(config.codec, config.crf, config.preset)
+
+def _video(config: Config) -> VideoOptions:
+    return VideoOptions(config.codec, config.crf, config.preset)
+
+
+def check_options(options: SessionOptions, config: Config, num_inputs: int) -> None:
+    """Make sure that what a session is to write can be written, as far as can be known before there is a picture.
+
+    Raises:
+        UsageError: the options don't fit together, no recording can be such a file, or the codec is not there.
+    """
+    if len(options.publish) > num_inputs:
+        raise UsageError(f"publish: {len(options.publish)} addresses for {num_inputs} inputs; give one for each")
+    for uri in options.publish:
+        check_publish(uri)
+    if options.record is not None:
+        check_segments(recording_path(options.record, None, ""), _video(config))
+    if options.segment_seconds is not None and options.segment_seconds <= 0:
+        raise UsageError(f"segment_seconds: expected more than 0, got {options.segment_seconds:g}")
 
 
 def recording_path(record: str, number: int | None, stream_name: str) -> str:

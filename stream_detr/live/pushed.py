@@ -10,7 +10,7 @@ from threading import Lock
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_detr.capture import State, StreamStatus
+from stream_detr.capture import State, StreamStatus, frames_in
 from stream_detr.errors import UsageError
 from stream_detr.structures import Frame, StreamInfo
 
@@ -27,6 +27,8 @@ class PushedCapture:
         self._newest: Frame | None = None
         self._is_taken = True
         self._num_frames = self._num_dropped = 0
+        self._index = -1
+        self._pushed_seconds = 0.0
         self._began = self._pts = 0
         self._state_since = time.monotonic()
         self._is_closed = False
@@ -54,10 +56,12 @@ class PushedCapture:
             ticks = int(now / _MICROSECOND)
             if not self._num_frames:
                 self._began, self._pts, self._state_since = ticks, -1, now
+            self._index += frames_in(now - self._pushed_seconds, None) if self._num_frames else 1
+            self._pushed_seconds = now
             self._pts = max(self._pts + 1, ticks - self._began)
             info = StreamInfo(self.name, image.shape[1], image.shape[0], is_live=True)
             self._num_dropped += not self._is_taken
-            self._newest = Frame(image, self._num_frames, self._pts, _MICROSECOND, now, info)
+            self._newest = Frame(image, self._index, self._pts, _MICROSECOND, now, info)
             self._is_taken = False
             self._num_frames += 1
         self._notify()

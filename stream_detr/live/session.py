@@ -16,12 +16,12 @@ from stream_detr.config import Config
 from stream_detr.errors import UsageError
 from stream_detr.live.drawing import annotated
 from stream_detr.live.inference import Inference
-from stream_detr.live.outputs import Outputs
+from stream_detr.live.outputs import Output, Outputs
 from stream_detr.live.pushed import PushedCapture
 from stream_detr.live.settings import LiveSettings, SessionOptions, changed, check_points, detector_choices
 from stream_detr.live.stream import Captured, Shown, Stream, Tracks, make_tracker
 from stream_detr.live.subscribers import Subscribers
-from stream_detr.live.threads import Threads
+from stream_detr.live.threads import Threads, left
 from stream_detr.prefetch import Background, background
 from stream_detr.sinks.png import encode_png
 from stream_detr.sources.inputs import Input
@@ -29,6 +29,7 @@ from stream_detr.structures import Point, StreamInfo
 
 if TYPE_CHECKING:
     from stream_detr.detector import Detector
+    from stream_detr.overlay import Style
 
 _CLOSE_SECONDS = 1.8
 _GLANCE_SECONDS = 0.2
@@ -70,18 +71,20 @@ class LiveSession:
         self._num_streams = 0
         self._subscribers = Subscribers()
         self._lock = Lock()
-        self._is_closed = False
+        self._until: float | None = None  # when close() has to return
         self._started = monotonic()
         self._threads = Threads()
-        self._outputs = Outputs(self._options, lambda: self._config, len(inputs))
+        self.outputs = Outputs(self._options, lambda: self._config, len(inputs))
         make_tracker(config, StreamInfo("", 1, 1))  # the first one loads a library, which would hold up the picture
         configured = detector.configured(**detector_choices(config, ()))
         self._inference = Inference(configured, config.batch_size, lambda: self.streams)
-        self._running: dict[int | None, Background] = {None: self._threads.start(self._inference.run, "inference")}
+        self._running: dict[int | Stream | None, Background] = {
+            None: self._threads.start(self._inference.run, "inference")
+        }
         try:
             for given in inputs:
                 stream = self._add(partial(open_capture, given))
-                self._outputs.begin(stream, stream.stream_id if len(inputs) > 1 else None)
+                self.outputs.begin(stream, stream.stream_id if len(inputs) > 1 else None)
         except BaseException:
             self.close()
             raise
@@ -116,6 +119,15 @@ class LiveSession:
     def settings(self) -> LiveSettings:
         """What `change` changes."""
         return LiveSettings.of(self._config)
+
+    @property
+    def points(self) -> tuple[Point, ...]:
+        """Reference points that were configured, whatever viewers add."""
+        return self._config.points
+
+    def style(self) -> Style:
+        """How pictures are drawn now."""
+        return self.outputs.style()
 
     def newest(self, stream_id: int, after_number: int = -1) -> Shown | None:
         """The newest picture of a stream, None when there is none whose number is above ``after_number``."""
@@ -157,6 +169,13 @@ class LiveSession:
                 others[owner, stream_id] = checked
             self._configure(self._config, others)
 
+    def forget(self, owner: object) -> None:
+        """Take away all points of a viewer; one that has none is no mistake."""
+        with self._lock:
+            points = {key: kept for key, kept in self._points.items() if key[0] != owner}
+            if points != self._points:
+                self._configure(self._config, points)
+
     def pause(self, stream_id: int, on: bool) -> None:
         """Let the picture of a stream stand, with the model off, or go on; it is read all the while.
 
@@ -173,8 +192,8 @@ class LiveSession:
         """
         stream = self._stream(stream_id)
         with self._lock:
-            if not self._is_closed:
-                self._outputs.record(stream, on, self._number(stream))
+            if self._until is None:
+                self.outputs.record(stream, on, stream.stream_id if self._num_streams > 1 else None)
 
     def snapshot(self, stream_id: int) -> bytes:
         """What a stream shows now, as PNG, drawn at full resolution.
@@ -185,7 +204,7 @@ class LiveSession:
         shown = self._stream(stream_id).shown
         if shown is None:
             raise UsageError(f"{self._stream(stream_id).name}: has no picture yet; wait for the first")
-        return encode_png(annotated(shown, self._outputs.style()))
+        return encode_png(annotated(shown, self.style()))
 
     def add_pushed(self, name: str) -> int:
         """Add a stream whose frames are pushed, and say its id."""
@@ -222,34 +241,36 @@ class LiveSession:
             BaseException: what ended one of the session's threads.
         """
         until = None if timeout_seconds is None else monotonic() + timeout_seconds
-        while not self._threads.stopped.wait(_GLANCE_SECONDS if until is None else min(_GLANCE_SECONDS, _left(until))):
+        while not self._threads.stopped.wait(_GLANCE_SECONDS if until is None else min(_GLANCE_SECONDS, left(until))):
             streams = self.streams
             if streams and all(stream.is_over for stream in streams):
                 return True
-            if until is not None and not _left(until):
+            if until is not None and not left(until):
                 return False
         self._threads.surface()
         return True
 
+    def end(self) -> None:
+        """Begin to close every stream and output, without waiting; a second call does nothing."""
+        with self._lock:
+            if self._until is not None:
+                return
+            self._until = monotonic() + _CLOSE_SECONDS
+            self._inference.close()
+            self._threads.stopped.set()
+            # All at the same time: one that hangs takes its own.
+            self._running |= {stream: background(stream.close, f"close {stream.name}") for stream in self.streams}
+
     def close(self) -> None:
-        """Close every stream and output, within two seconds; a second call does nothing.
+        """Close every stream and output, within two seconds of :meth:`end` where that came before.
 
         Raises:
             BaseException: what ended one of the session's threads, if :meth:`wait` has not raised it.
         """
-        with self._lock:
-            if self._is_closed:
-                return
-            self._is_closed = True
-        until = monotonic() + _CLOSE_SECONDS
-        self._inference.close()
-        self._threads.stopped.set()
-        # All at the same time: one that hangs takes its own.
-        closing = [background(stream.close, f"close {stream.name}") for stream in self.streams]
-        for thread in (*closing, *self._running.values()):
-            thread.join(_left(until))
-        for output in self._outputs.opened:
-            output.join(_left(until))
+        self.end()
+        threads: list[Background | Output] = [*self._running.values(), *self.outputs.opened]
+        for thread in threads:
+            thread.join(left(self._until or 0.0))
         self._threads.surface()
 
     def report(self) -> dict[str, Any]:
@@ -272,17 +293,12 @@ class LiveSession:
     def _add(self, open_capture: Callable[[Callable[[], None]], Captured]) -> Stream:
         news = Event()
         with self._lock:
-            if self._is_closed:
+            if self._until is not None:
                 raise UsageError("the session is closed; no stream can be added")
             stream_id, self._num_streams = self._num_streams, self._num_streams + 1
+            staleness = self._options.max_staleness_seconds
             stream = Stream(
-                stream_id,
-                open_capture(news.set),
-                news,
-                self._config,
-                self.class_names,
-                self._options.max_staleness_seconds,
-                self._make_tracker,
+                stream_id, open_capture(news.set), news, self._config, self.class_names, staleness, self._make_tracker
             )
             self._streams = {**self._streams, stream_id: stream}
             self._running[stream_id] = self._threads.start(partial(self._follow, stream), f"stream {stream.name}")
@@ -302,10 +318,3 @@ class LiveSession:
         # First, as it refuses what doesn't fit the model.
         self._inference.detector = self._inference.detector.configured(**detector_choices(config, everybodys))
         self._config, self._points = config, points
-
-    def _number(self, stream: Stream) -> int | None:
-        return stream.stream_id if self._num_streams > 1 else None
-
-
-def _left(until: float) -> float:
-    return max(0.0, until - monotonic())

@@ -89,6 +89,7 @@ class Stream:
         self._newest: Frame | None = None
         self._held: Frame | None = None  # waits for its own result, until the next frame comes
         self._taken: Frame | None = None  # the last one that the model was given
+        self._missed: Frame | None = None  # the last one that the model failed on
         self._result: tuple[Frame, Detections] | None = None
 
     @property
@@ -157,7 +158,7 @@ class Stream:
             if held is not None and self._result is not None and self._result[0] is held:
                 made.append((*self._result, 0.0))
                 self._held = None
-            elif held is not None and frame is not None:
+            elif held is not None and (frame is not None or held is self._missed):
                 made.append(self._carried(held))
                 self._held = None
             if frame is not None:
@@ -197,6 +198,11 @@ class Stream:
         self.delays.add("detected", now - frame.captured_seconds)
         self.news.set()
 
+    def missed(self, frame: Frame) -> None:
+        """The model has failed on ``frame``: it is shown without a result of its own."""
+        self._missed = frame
+        self.news.set()
+
     def close(self) -> None:
         """Stop reading and end the outputs; they finish in their own threads."""
         self.is_closed = True
@@ -212,6 +218,8 @@ class Stream:
         return {
             "stream": self.name,
             "state": status.state,
+            "since": round(max(0.0, monotonic() - status.since_seconds), 1),
+            "message": status.message,
             "frames_read": status.frames_read,
             "frames_dropped": status.frames_dropped,
             "frames_shown": self._shown_rate.count,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from threading import Event
+from threading import enumerate as running_threads
+from time import monotonic
 
 from stream_detr.prefetch import Background, background
 
@@ -31,3 +33,13 @@ class Threads:
         """Raise the last error, if there is one that has not been raised."""
         if self._failures:
             raise self._failures.pop()
+
+
+def are_left() -> bool:
+    """Whether a thread still runs that nobody waits for: one in a forward pass, say, or in a read."""
+    return any(thread.daemon for thread in running_threads())
+
+
+def left(until: float) -> float:
+    """Seconds until a moment of the monotonic clock, 0 when it has passed."""
+    return max(0.0, until - monotonic())

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,19 +15,23 @@ import numpy as np
 from av.container import OutputContainer
 from numpy.typing import NDArray
 
+from stream_detr.errors import UsageError
 from stream_detr.sinks.codecs import VideoOptions
-from stream_detr.sinks.outputs import write_error
+from stream_detr.sinks.outputs import VIDEO_FORMATS, write_error
 from stream_detr.sinks.records import RecordsSink
 from stream_detr.sinks.video import VideoSink
 from stream_detr.structures import Detections, Frame, StreamInfo
+
+# MP4 keeps how long a picture stands in 31 bits: at a millionth of a second a longer gap than 35 minutes ends the file.
+_LONGEST_GAP_SECONDS = 60
 
 
 class SegmentsSink:
     """Video files ``cam-20250131T120000Z.mp4`` beside ``cam.mp4``, which itself is not written.
 
     The name and the file's metadata have the UTC time of its first frame; inside, time starts at 0 and passes as it
-    did: where frames are missing it jumps. A file ends after ``segment_seconds`` (None = never) and where the frames'
-    size changes. No file is ever replaced.
+    did: where frames are missing it jumps. A file ends after ``segment_seconds`` (None = never), where the frames' size
+    changes and where none came for more than a minute. No file is ever replaced.
 
     Args:
         with_records: write the detections beside each file, the same name with ``.jsonl``.
@@ -47,6 +52,7 @@ class SegmentsSink:
         self._open: ExitStack | None = None
         self._sinks: list[VideoSink | RecordsSink] = []
         self._first: Frame | None = None
+        self._last_time = Fraction(0)
         self._num_files = 0
         self._last_file = ""
 
@@ -62,7 +68,8 @@ class SegmentsSink:
             self._begin(frame)
             first = self._first = frame
         # From 0 on, by the first frame's clock.
-        pts = round(frame.pts * frame.time_base / first.time_base) - first.pts
+        self._last_time = frame.pts * frame.time_base
+        pts = round(self._last_time / first.time_base) - first.pts
         moved = replace(frame, pts=pts, time_base=first.time_base)
         for sink in self._sinks:
             sink.write(moved, image, detections)
@@ -91,8 +98,10 @@ class SegmentsSink:
     def _is_full(self, first: Frame, frame: Frame) -> bool:
         if frame.size_hw != first.size_hw:
             return True
-        passed = frame.pts * frame.time_base - first.pts * first.time_base
-        return self._segment_seconds is not None and passed >= self._segment_seconds
+        time = frame.pts * frame.time_base
+        if time - self._last_time > _LONGEST_GAP_SECONDS:
+            return True
+        return self._segment_seconds is not None and time - first.pts * first.time_base >= self._segment_seconds
 
     def _begin(self, frame: Frame) -> None:
         age = time.monotonic() - frame.captured_seconds
@@ -115,6 +124,18 @@ class SegmentsSink:
             number += 1
             path = self._path.with_name(f"{stem}-{number}{self._path.suffix}")
         return path
+
+
+def check_segments(path: str, options: VideoOptions) -> None:
+    """Make sure, before any work is done, that recordings can be such files; nothing is written.
+
+    Raises:
+        UsageError: the suffix is none of a video, or the codec is not there or doesn't go into such a file.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix not in VIDEO_FORMATS:
+        raise UsageError(f"{path}: can't record as {suffix}; use {', '.join(VIDEO_FORMATS)}, or a folder")
+    VideoSink(path, StreamInfo(path, 2, 2), options, None)
 
 
 class _DatedVideo(VideoSink):

@@ -122,7 +122,7 @@ def _open(given: Input, scheme: str, timeouts: tuple[float, float], transport: s
         return av.open(given.uris[0], "r", options=wanted, metadata_errors="replace", timeout=timeouts)
     except (av.error.HTTPUnauthorizedError, av.error.HTTPForbiddenError) as error:
         raise PermanentError(f"{name}: {_reason(error)}; check user name and password") from None
-    except (av.error.HTTPClientError, av.error.ProtocolNotFoundError) as error:
+    except (av.error.HTTPBadRequestError, av.error.ProtocolNotFoundError) as error:
         raise PermanentError(f"{name}: {_reason(error)}; check the address") from None
     except av.error.FFmpegError as error:
         # RTSP gives another reason for a handshake that was interrupted.

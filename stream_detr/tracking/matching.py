@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from norfair import Tracker
 
 _MATCH_BELOW = 0.8  # distance of two boxes, see `box_distance`
-_OTHER_CLASS = 0.25
+_OTHER_CLASS = 1.0  # times what the boxes don't share: a class may flip in place, but a neighbour takes no track over
 _WEAK = 0.1
 # In thousandths of the shorter side, squared: what a detected corner is off, how much its speed changes from frame
 # to frame, and how fast an object may be when it is first seen.
@@ -84,9 +84,13 @@ def norfair_tracker(lost_frames: int) -> Tracker:
             seen = np.array([one.points.reshape(4) for one in candidates]).reshape(-1, 4)
             expected = np.array([one.estimate.reshape(4) for one in objects]).reshape(-1, 4)
             distance = box_distance(seen, expected)
-            classes = np.array([one.label for one in objects]), np.array([one.label for one in candidates])
+            classes = (
+                np.array([one.last_detection.label for one in objects]),
+                np.array([one.label for one in candidates]),
+            )
             weak = np.array([1 - one.data[2] for one in candidates])
-            distance += _OTHER_CLASS * (classes[1][:, None] != classes[0][None])
+            apart = 1 - iou(seen.astype(np.float32), expected.astype(np.float32))
+            distance += _OTHER_CLASS * apart * (classes[1][:, None] != classes[0][None])
             return np.asarray(distance + _WEAK * weak[:, None], np.float64)
 
     class Motions(FilterFactory):

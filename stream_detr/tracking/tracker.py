@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -17,14 +18,16 @@ from stream_detr.tracking.smoothing import Smoother
 if TYPE_CHECKING:
     from norfair.tracker import TrackedObject
 
-KEPT_SHARE = 0.4
+KEPT_SHARE = 0.6
 """A track that has begun goes on with detections above this share of the threshold that it took to begin."""
 
 _LOST_SECONDS = 1.5  # an object that comes back within this is the same one
 _DRIFT_SECONDS = 0.5  # after this an object that is moved on without being seen stands still
 _LONGEST_STEP_SECONDS = 10.0  # between two looks; nothing is followed over a longer one
-_SHOWN_SECONDS = 0.3  # for so long an object that the model misses is carried on
-_SAME_PLACE = 0.5  # overlap
+_SHOWN_SECONDS = 0.2  # for so long an object that the model misses is carried on
+_SAME_PLACE, _DOUBLE = 0.5, 0.4  # overlaps
+_STRANGE_LOOKS = 4
+_STILL = 0.02  # of a box's longer side
 _UNIT = 1000.0  # the filter's noise is in units of a frame's shorter side over this
 
 
@@ -41,6 +44,8 @@ class _Track:
     query_id: int
     row: int  # in the last update's detections, -1 = not in it
     is_hidden: bool = False
+    num_strange: int = 0  # looks in a row that saw another class
+    strange: Counter[int] = field(default_factory=Counter)  # what they saw
     votes: Counter[int] = field(default_factory=Counter)  # counts are sums of scores
 
     @property
@@ -185,7 +190,7 @@ class Tracker:
         """Bring the tracks up to date."""
         scale = min(frame.size_hw) / _UNIT
         tracks: dict[int, _Track] = {}
-        for one in followed:
+        for one in sorted(followed, key=lambda one: one.id not in self._tracks):  # new ones last
             assert one.id is not None  # there is no initialization delay
             estimate = np.asarray(one.estimate.reshape(4) * scale, np.float32)
             velocity = np.asarray(one.estimate_velocity.reshape(4) * scale, np.float32)
@@ -193,21 +198,40 @@ class Tracker:
             seen_index, row, score = one.last_detection.data
             if seen_index == frame.index:
                 one.hit_counter = self._lost_frames  # however young: as long as any other
+                box, class_id = detections.boxes[row], int(detections.class_ids[row])
                 if track is None:
-                    track = _Track(-1, estimate, estimate, velocity, frame.index, score, -1, row)
-                track.box, track.row = detections.boxes[row], row
-                track.seen_index, track.score = frame.index, score
-                track.query_id = int(detections.query_ids[row])
-                track.votes[int(detections.class_ids[row])] += score
-                if track.track_id < 0 and score >= self.begin:
-                    self._num_begun += 1
-                    track.track_id = self._num_begun
+                    if _is_double(box, class_id, tracks.values()):
+                        self._matcher.tracked_objects.remove(one)
+                        continue
+                    track = _Track(-1, box, estimate, velocity, frame.index, score, -1, row)
+                self._see(track, row, detections, score, frame.index)
             elif track is not None:
                 track.box, track.row = estimate, -1
             if track is not None:
-                track.aligned, track.velocity = estimate, velocity
+                track.velocity = velocity
+                # A box that stands still trembles; the attention need not tremble with it.
+                if np.abs(estimate - track.aligned).max() > _STILL * (estimate[2:] - estimate[:2]).max():
+                    track.aligned = estimate
                 tracks[one.id] = track
         self._tracks = tracks
+
+    def _see(self, track: _Track, row: int, detections: Detections, score: float, index: int) -> None:
+        """Note a detection of a track; after several of another class in a row it is another object."""
+        class_id = int(detections.class_ids[row])
+        if track.votes and class_id != track.class_id:
+            track.strange[class_id] += score  # type: ignore[assignment]  # sums of scores
+            track.num_strange += 1
+            if track.num_strange >= _STRANGE_LOOKS and track.votes[track.class_id] > 2 * sum(track.strange.values()):
+                track.track_id, track.votes = -1, Counter(track.strange)
+        else:
+            track.num_strange = 0
+            track.strange.clear()
+        track.votes[class_id] += score  # type: ignore[assignment]
+        track.box, track.row, track.seen_index, track.score = detections.boxes[row], row, index, score
+        track.query_id = int(detections.query_ids[row])
+        if track.track_id < 0 and score >= self.begin:
+            self._num_begun += 1
+            track.track_id = self._num_begun
 
     def _labelled(self, found: Detections, tracks: list[_Track]) -> Detections:
         return replace(
@@ -274,6 +298,12 @@ class Tracker:
             rows = [place.get(track_id, -1) for track_id in ids]
             objects = np.ascontiguousarray(np.pad(objects, ((0, 1), (0, 1)))[np.ix_(rows, rows)])
         return replace(maps, cross=cross, full_at=full_at, objects=objects)
+
+
+def _is_double(box: NDArray[np.float32], class_id: int, tracks: Iterable[_Track]) -> bool:
+    """Whether a detection that no track took lies on one of its class that was just seen: the same object twice."""
+    boxes = [track.box for track in tracks if track.row >= 0 and track.class_id == class_id]
+    return bool(boxes) and float(iou(np.stack(boxes), box[None]).max()) > _DOUBLE
 
 
 def _moved(box: NDArray[np.float32], velocity: NDArray[np.float32], frames: int) -> NDArray[np.float32]:

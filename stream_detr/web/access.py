@@ -174,6 +174,9 @@ def _own_address() -> str:
 
 
 def open_browser(url: str) -> bool:
-    """Show ``url`` where there is a desktop to show it on; False where there is none."""
+    """Show ``url`` where there is a desktop to show it on; False where there is none. May wait for the browser.
+
+    The address holds the token, and on the browser's command line other users of this machine can read it.
+    """
     has_desktop = sys.platform in ("darwin", "win32") or any(os.environ.get(n) for n in ("DISPLAY", "WAYLAND_DISPLAY"))
     return has_desktop and not os.environ.get("SSH_CONNECTION") and webbrowser.open(url)

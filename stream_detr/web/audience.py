@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from stream_detr.live import LiveSession
 
 _STATE_SECONDS = 0.5
+_STATE_KEPT_SECONDS = 0.1
 _GONE_AFTER_SECONDS = 5.0
 _BOUNDARY = b"--picture\r\n"
 
@@ -33,6 +35,8 @@ class Audience:
         self._cameras = Cameras(session, limits)
         self._viewers: dict[Viewer, web.WebSocketResponse] = {}
         self._listening: set[Callable[[int], None]] = set()
+        self._state, self._state_at = "", -math.inf
+        self._telling: asyncio.TimerHandle | None = None
         self._unsubscribe = session.subscribe(self._hear)
         self._ticking = asyncio.ensure_future(self._tick())
 
@@ -90,11 +94,19 @@ class Audience:
         return any(stream.stream_id == stream_id for stream in self._session.streams)
 
     def state(self) -> str:
-        """The session's state as JSON."""
-        return state_message(self._session, len(self._viewers))
+        """The session's state as JSON, that of a moment ago if somebody has just asked."""
+        now = self._loop.time()
+        if now - self._state_at >= _STATE_KEPT_SECONDS:
+            self._state, self._state_at = state_message(self._session, len(self._viewers)), now
+        return self._state
 
     def announce(self) -> None:
-        """Tell all pages what changed."""
+        """Tell all pages what changed; those that follow closely are told together."""
+        if self._telling is None:
+            self._telling = self._loop.call_at(self._state_at + _STATE_KEPT_SECONDS, self._tell)
+
+    def _tell(self) -> None:
+        self._telling, self._state_at = None, -math.inf
         if self._viewers:
             state = self.state()
             for viewer in self._viewers:

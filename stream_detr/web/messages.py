@@ -23,6 +23,7 @@ from stream_detr.structures import AttentionMaps, Detections
 if TYPE_CHECKING:
     from stream_detr.live import LiveSession, Shown
 
+_MIDDLE = (0.5, 0.5)
 MOST_POINTS = 4
 """Reference points that one viewer may set in a stream."""
 
@@ -116,6 +117,7 @@ def _bytes_of(maps: NDArray[np.float32] | None, what: str, full_at: NDArray[np.f
 
 def hello_message(session: LiveSession) -> str:
     """What stays the same while the session runs: the page builds its controls from it."""
+    style = session.style()
     return to_json(
         {
             "hello": {
@@ -126,6 +128,10 @@ def hello_message(session: LiveSession) -> str:
                 "scale": {"clear_at": CLEAR_AT, "full_at": FULL_AT},
                 "link": {"from": LINK_FROM, "full": LINK_FULL},
                 "most_points": MOST_POINTS,
+                "points": session.points[:MOST_POINTS] or (_MIDDLE,),
+                "alpha": style.alpha,
+                "zones": [zone.polygon for zone in style.zones],
+                "lines": [(line.start, line.end) for line in style.lines],
             }
         }
     )

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from stream_detr.errors import CaptureError
-from stream_detr.overlay import Style, render
+from stream_detr.live.drawing import annotated
 from stream_detr.sinks.jpeg import encode_jpeg
 from stream_detr.web.messages import picture_message
 
 if TYPE_CHECKING:
     from stream_detr.live import LiveSession, Shown
+    from stream_detr.overlay import Style
 
 SIZES = (480, 960, 1920)
 """Longest sides that a viewer can ask for: a tile of the grid, a phone, a desktop."""
@@ -35,8 +37,8 @@ class Pictures:
 
     async def annotated(self, stream_id: int, after: int) -> tuple[int, bytes] | None:
         """Number and JPEG with everything drawn in, for those who can't run the page."""
-        kind = self._session.settings.attention
-        return await self._newest(stream_id, "annotated", after, lambda shown: _annotated(shown, kind))
+        style = self._session.style()
+        return await self._newest(stream_id, "annotated", after, lambda shown: _annotated(shown, style))
 
     async def _newest(
         self, stream_id: int, key: object, after: int, encode: Callable[[Shown], bytes]
@@ -64,9 +66,9 @@ def _message(shown: Shown, size: int) -> bytes:
     return picture_message(shown, encode_jpeg(shown.frame.image, _QUALITY, size))
 
 
-def _annotated(shown: Shown, kind: str) -> bytes:
+def _annotated(shown: Shown, style: Style) -> bytes:
     try:
-        picture = render(shown.frame.image, shown.detections, Style(kind))
-    except CaptureError:  # shown before the kind was changed
-        picture = render(shown.frame.image, shown.detections, Style("none"))
+        picture = annotated(shown, style)
+    except CaptureError:  # the picture and the boxes are still worth showing
+        picture = annotated(shown, replace(style, attention="none"))
     return encode_jpeg(picture, _QUALITY, max(SIZES))

@@ -25,37 +25,6 @@ _GOODBYE_SECONDS = 0.5
 _Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def serve(
-    session: LiveSession,
-    *,
-    host: str = "127.0.0.1",
-    port: int = 8765,
-    token: str | None = None,
-    names: Sequence[str] = (),
-    on_ready: Callable[[str], None] = lambda url: None,
-) -> None:
-    """Show ``session`` in browsers until KeyboardInterrupt, which is passed on with every socket closed.
-
-    Args:
-        session: what is shown; it stays open.
-        host: address to listen on; one that other machines reach needs a token.
-        port: 0 = any that is free.
-        token: what visitors must know, see `new_token`.
-        names: host names to be reached by beside this machine's own, for a proxy that adds HTTPS.
-        on_ready: called with the URL, token included, once it can be opened.
-
-    Raises:
-        UsageError: the address can't be listened on, or lacks a token.
-    """
-    asyncio.run(_serve(served(session, host=host, port=port, token=token, names=names), on_ready))
-
-
-async def _serve(running: contextlib.AbstractAsyncContextManager[str], on_ready: Callable[[str], None]) -> None:
-    async with running as url:
-        on_ready(url)
-        await asyncio.get_running_loop().create_future()  # until it is cancelled
-
-
 @contextlib.asynccontextmanager
 async def served(
     session: LiveSession,
@@ -66,7 +35,19 @@ async def served(
     names: Sequence[str] = (),
     limits: Limits | None = None,
 ) -> AsyncIterator[str]:
-    """Like `serve`, inside a running loop: gives the URL, ends with the block."""
+    """Show ``session`` in browsers while the block runs, inside a running loop; gives the URL, token included.
+
+    Args:
+        session: what is shown; it stays open.
+        host: address to listen on; one that other machines reach needs a token.
+        port: 0 = any that is free.
+        token: what visitors must know, see `new_token`.
+        names: host names to be reached by beside this machine's own, for a proxy that adds HTTPS.
+        limits: how much visitors may cost.
+
+    Raises:
+        UsageError: the address can't be listened on, or lacks a token.
+    """
     limits = limits or Limits()
     access = Access(host, token, names)
     audience = Audience(session, limits)

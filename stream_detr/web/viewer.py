@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
 from collections import deque
@@ -42,7 +43,7 @@ class Viewer:
         self._pictures, self._cameras, self._socket, self._limits = pictures, cameras, socket, limits
         self._size = min(SIZES)
         self._camera: PushedCamera | None = None
-        self._pointed: set[int] = set()
+        self._pointing: asyncio.Future[None] | None = None
         self._wake = asyncio.Event()
         self._due: dict[int, None] = {}  # in the order in which they became due
         self._sent: dict[int, int] = {}
@@ -65,8 +66,8 @@ class Viewer:
                 end.cancel()
             await asyncio.gather(*ends, return_exceptions=True)
             self.close_camera()
-            for stream_id in self._pointed:
-                asyncio.get_running_loop().run_in_executor(None, self.session.set_points, self, stream_id, [])
+            if self._pointing is not None:
+                self._pointing.add_done_callback(self._forget_points)
 
     def watch(self, stream_ids: list[int], size: int) -> None:
         """Show these streams from now on, starting with their newest picture."""
@@ -76,9 +77,15 @@ class Viewer:
 
     async def point_at(self, stream_id: int, points: list[Point]) -> None:
         """Ask for the encoder's attention at these points of a stream; none takes the request back."""
-        self._pointed.add(stream_id)
         loop = asyncio.get_running_loop()
-        await loop.run_in_executor(None, self.session.set_points, self, stream_id, points)
+        self._pointing = loop.run_in_executor(None, self.session.set_points, self, stream_id, points)
+        await asyncio.shield(self._pointing)  # a viewer that leaves waits for it, or its points would stay
+
+    def _forget_points(self, pointed: asyncio.Future[None]) -> None:
+        if not pointed.cancelled():
+            pointed.exception()  # nobody is there to be told
+        with contextlib.suppress(RuntimeError):  # the program is about to end
+            asyncio.get_running_loop().run_in_executor(None, self.session.forget, self)
 
     def open_camera(self, name: str) -> None:
         """What this viewer sends as binary messages from now on is a stream."""

@@ -9,11 +9,12 @@ const $ = (id) => document.getElementById(id);
 const KINDS = ["cross", "encoder", "objects", "none"];
 const POINT_COLORS = [[255, 180, 84], [96, 200, 255], [190, 150, 255], [120, 220, 150]];
 const POINT_STEP = 0.02;
+const LONGEST_NAME = 26;
 
 // What this viewer has chosen; the stage and the panel read it.
 const look = {
   kind: "cross", opacity: 0.6, threshold: 0, classes: null, focus: null, points: [], pointColors: POINT_COLORS,
-  link: { from: 0.02, full: 0.25 },
+  link: { from: 0.02, full: 0.25 }, regions: { zones: [], lines: [] },
   isVisible: (object) => object.score >= look.threshold && (!look.classes || look.classes.has(object.class)),
 };
 let hello = null, state = null, streamId = null, isGrid = false;
@@ -28,17 +29,26 @@ const panel = new Panel(look, {
   redraw: () => { stage.ask(); drawTiles(); panel.objects(stage.shown, true); },
 });
 const link = new Link({
-  up: () => { notice(null); watch(); camera.resume(); sendPoints(); },
-  down: (reason) => notice("Not connected", reason || "Trying to reach stream_detr again.", true),
+  up: () => { fallback()?.remove(); notice(null); watch(); camera.resume(); sendPoints(); },
+  down: (reason) => { if (!fallback()) disconnected(reason); },
+  gone: () => { fallback()?.remove(); disconnected(); },
   refused: () => notice("A token is needed", "stream_detr has been started anew: open the address that it printed.", false),
   blocked: (now) => fallBack(now),
-  hello: (value) => { hello = value; look.link = value.link; panel.hello(value); },
+  hello: takeHello,
   state: takeState,
   picture: takePicture,
   camera: (id) => { if (id === null) camera.stop(); else choose(id); updateTools(); },
   error: (text) => toast(text, true),
 });
 const camera = new Camera(link);
+
+function takeHello(value) {
+  if (!hello) panel.setOpacity(value.alpha); // later it is the viewer's choice
+  hello = value;
+  look.link = value.link;
+  look.regions = value;
+  panel.hello(value);
+}
 
 // Streams
 
@@ -53,7 +63,7 @@ function takeState(value) {
   updateTools();
   updateNotice();
   updateChips();
-  if (look.kind === "encoder" && !look.points.length && !look.focus && !isGrid && streamId !== null) setPoints([[0.5, 0.5]]);
+  if (look.kind === "encoder" && !look.points.length && !look.focus && !isGrid && streamId !== null) setPoints(hello.points);
   for (const id of [...newest.keys()]) if (!state.streams.some((one) => one.id === id)) forget(id);
 }
 
@@ -168,6 +178,7 @@ function syncTiles() {
     const [canvas, caption] = tile.children;
     setText(caption.children[1], shortName(item));
     setText(caption.children[2], item.state === "live" && !item.is_paused ? `${number(item.shown_fps)} fps` : describe(item));
+    tile.title = item.name;
     tile.setAttribute("aria-label", `${item.name}, ${describe(item)}`);
     tiles.set(item.id, { canvas });
   });
@@ -185,8 +196,12 @@ function sync(parent, items, make, update) {
   for (const child of old.values()) child.remove();
 }
 
-// Of a file its name alone; the whole is in the tooltip.
-const shortName = ({ name }) => (name.includes("://") ? name : name.split("/").pop() || name);
+// Of a file its name alone, of an address host and path; the whole is in the tooltip.
+function shortName({ name }) {
+  if (!name.includes("://")) return name.split("/").pop() || name;
+  const place = name.split("://")[1].split("?")[0];
+  return place.length > LONGEST_NAME ? `…${place.slice(1 - LONGEST_NAME)}` : place;
+}
 
 function setText(node, text) {
   if (node.textContent !== text) node.textContent = text;
@@ -217,6 +232,8 @@ function notice(title, text = "", waits = false) {
   setText(box.querySelector("b"), title);
   setText(box.querySelector("p"), text);
 }
+
+const disconnected = (reason) => notice("Not connected", reason || "Trying to reach stream_detr again.", true);
 
 function updateNotice() {
   if (!link.isUp) return;
@@ -260,7 +277,7 @@ function updateChips() {
     flip.hidden = false;
   }
   chip.dataset.mode = look.focus ? "object" : "point";
-  chip.querySelector(".leave").hidden = isMiddle();
+  chip.querySelector(".leave").hidden = isInitial();
   updateLegend();
 }
 
@@ -270,8 +287,9 @@ function updateLegend() {
   legend.hidden = !stage.shown || isGrid || kind === "none" || !state;
   if (legend.hidden) return;
   const { layer, head, direction } = state.settings;
-  const nameOf = (one) => (typeof one === "number" ? (one < 0 ? hello.layers + one : one) + 1 : one);
-  const layers = Array.isArray(layer) ? `layers ${layer.map(nameOf).join(", ")}` : `${typeof layer === "number" ? "layer " : ""}${nameOf(layer)}`;
+  const nameOf = (one) => (one === -1 || one === hello.layers - 1 ? "last" : (one < 0 ? hello.layers + one : one) + 1);
+  const several = Array.isArray(layer) ? layer.map(nameOf).join(", ") : layer; // or "all"
+  const layers = typeof layer !== "number" ? `layers ${several}` : nameOf(layer) === "last" ? "last layer" : `layer ${nameOf(layer)}`;
   const heads = typeof head === "number" ? `head ${head + 1}` : `${head} of heads`;
   const text = {
     cross: `Decoder cross-attention, ${layers}, ${heads}`,
@@ -296,8 +314,10 @@ function toast(text, isBad = false) {
   setTimeout(() => item.remove(), isBad ? 7000 : 3500);
 }
 
+const fallback = () => document.querySelector("img.fallback");
+
 function fallBack(now) {
-  if (document.querySelector("img.fallback") || !now.streams.length) return;
+  if (fallback() || !now.streams.length) return;
   const image = new Image();
   image.className = "fallback";
   image.alt = "Live picture with everything drawn in";
@@ -337,12 +357,12 @@ function sendPoints() {
 
 function leave() {
   if (look.focus) focus(null);
-  else if (look.points.length && !isMiddle()) setPoints([]);
+  else if (look.points.length && !isInitial()) setPoints([]);
   else if (state?.streams.length > 1 && !isGrid) toggleGrid();
 }
 
 // In the kind that shows points there always is one; shared settings don't change by leaving.
-const isMiddle = () => look.kind === "encoder" && look.points.length === 1 && look.points[0].every((value) => value === 0.5);
+const isInitial = () => look.kind === "encoder" && String(look.points) === String(hello.points);
 
 function point([x, y], isMore) {
   // As the server has them: the page finds its own again by their numbers.

@@ -89,6 +89,31 @@ export function drawBoxes(context, shown, objects, place, { width = 2, alpha = 1
   }
 }
 
+// Zones and lines, the latter with an arrow to where forward is; thin and white, as whatever has a colour is an object.
+export function drawRegions(context, { zones, lines }, place) {
+  const at = ([x, y]) => [place.x + x * place.width, place.y + y * place.height];
+  const path = new Path2D();
+  for (const zone of zones) {
+    zone.forEach((point, i) => (i ? path.lineTo(...at(point)) : path.moveTo(...at(point))));
+    path.closePath();
+  }
+  for (const line of lines) {
+    const [[x0, y0], [x1, y1]] = line.map(at);
+    const scale = 7 / Math.hypot(x1 - x0, y1 - y0), along = [(x1 - x0) * scale, (y1 - y0) * scale];
+    const x = (x0 + x1) / 2, y = (y0 + y1) / 2;
+    path.moveTo(x0, y0);
+    path.lineTo(x1, y1);
+    path.moveTo(x - along[0], y - along[1]);
+    path.lineTo(x - 1.4 * along[1], y + 1.4 * along[0]);
+    path.lineTo(x + along[0], y + along[1]);
+  }
+  for (const [style, width] of [["rgba(14,15,18,.6)", 3.5], ["rgb(240,244,248)", 1.5]]) {
+    context.strokeStyle = style;
+    context.lineWidth = width;
+    context.stroke(path);
+  }
+}
+
 const overlap = (a, b) =>
   Math.max(0, Math.min(a[0] + a[2], b[0] + b[2]) - Math.max(a[0], b[0])) *
   Math.max(0, Math.min(a[1] + a[3], b[1] + b[3]) - Math.max(a[1], b[1]));

@@ -4,7 +4,7 @@ const SLOWEST_RETRY_MS = 5000;
 const TRIES_BEFORE_FALLBACK = 3;
 
 export class Link {
-  // on: {hello, state, picture, error, camera, up, down, refused, blocked}
+  // on: {hello, state, picture, error, camera, up, down, gone, refused, blocked}
   constructor(on) {
     this.on = on;
     this.tries = 0;
@@ -32,8 +32,9 @@ export class Link {
     if (this.tries < TRIES_BEFORE_FALLBACK) return;
     // A socket that fails doesn't say why; an ordinary request does.
     const answer = await fetch("/state").catch(() => null);
-    if (answer?.status === 401) this.on.refused();
-    else if (answer?.ok && !this.wasUp) this.on.blocked((await answer.json()).state);
+    if (!answer) this.on.gone();
+    else if (answer.status === 401) this.on.refused();
+    else if (answer.ok && !this.wasUp) this.on.blocked((await answer.json()).state);
   }
 
   text(data) {

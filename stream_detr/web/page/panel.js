@@ -79,7 +79,11 @@ export class Panel {
   }
 
   stepOpacity(by) {
-    $("opacity").value = Number($("opacity").value) + 0.1 * by;
+    this.setOpacity(Number($("opacity").value) + 0.1 * by);
+  }
+
+  setOpacity(value) {
+    $("opacity").value = value;
     $("opacity").dispatchEvent(new Event("input"));
   }
 
@@ -103,7 +107,8 @@ export class Panel {
       return button;
     };
     this.numLayers = layers;
-    $("layers").replaceChildren(...Array.from({ length: layers }, (_, i) => option(i, i + 1)));
+    // The last one by -1: a kind of attention may have more layers than another.
+    $("layers").replaceChildren(...Array.from({ length: layers - 1 }, (_, i) => option(i, i + 1)), option(-1, "last"));
     $("heads").replaceChildren(option("mean", "mean"), option("max", "max"), ...Array.from({ length: heads }, (_, i) => option(i, i + 1)));
     $("choices").replaceChildren(...classes.filter((name) => name && name !== "N/A").map((name) => {
       const box = document.createElement("input");
@@ -130,7 +135,7 @@ export class Panel {
   state({ settings, viewers }, stream) {
     this.settings = settings;
     check($("kinds"), settings.attention);
-    check($("layers"), settings.layer < 0 ? this.numLayers + settings.layer : settings.layer);
+    check($("layers"), typeof settings.layer === "number" ? this.layerOf(this.indexOf(settings.layer)) : settings.layer);
     check($("heads"), settings.head);
     check($("directions"), settings.direction);
     $("layer-row").classList.toggle("off", settings.attention === "none");
@@ -144,9 +149,16 @@ export class Panel {
 
   stepLayer(by) {
     if (!this.settings) return;
-    const given = typeof this.settings.layer === "number" ? this.settings.layer : -1;
-    const layer = (given < 0 ? this.numLayers + given : given) + by;
-    if (layer >= 0 && layer < this.numLayers) this.on.change({ layer });
+    const index = this.indexOf(typeof this.settings.layer === "number" ? this.settings.layer : -1) + by;
+    if (index >= 0 && index < this.numLayers) this.on.change({ layer: this.layerOf(index) });
+  }
+
+  indexOf(layer) {
+    return layer < 0 ? this.numLayers + layer : layer;
+  }
+
+  layerOf(index) {
+    return index === this.numLayers - 1 ? -1 : index;
   }
 
   nextHead() {

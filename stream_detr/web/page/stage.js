@@ -1,6 +1,6 @@
 // The big picture: where the frame lies in the canvas, what is drawn over it, and what is under the pointer.
 
-import { drawBoxes, drawHeat, drawLabels, drawLinks, drawPoint, mapOf } from "./draw.js";
+import { drawBoxes, drawHeat, drawLabels, drawLinks, drawPoint, drawRegions, mapOf } from "./draw.js";
 
 const CLOSEST = 5; // zoom on a small object, as a multiple of the whole picture
 const ROOM = 1.9; // view around an object, in sizes of its box
@@ -13,7 +13,7 @@ const samePoint = (a, b) => Math.abs(a[0] - b[0]) < POINT_ALIKE && Math.abs(a[1]
 
 // The maps to draw: of my points, else of the object in focus, else what everyone sees.
 export function mapsOf(shown, look) {
-  if (!shown.grid) return [];
+  if (!shown?.grid) return [];
   const { grid } = shown;
   if (look.points.length) {
     const found = look.points.map((mine) => grid.points.findIndex((point) => samePoint(point, mine)));
@@ -130,6 +130,7 @@ export class Stage {
     const visible = shown.objects.filter(look.isVisible);
     const isHovered = (object) => keyOf(object) === this.hovered;
     drawHeat(context, shown, mapsOf(shown, look), place, look.focus ? Math.min(1, look.opacity * 1.15) : look.opacity);
+    drawRegions(context, look.regions, place);
     if (look.points.length) return drawBoxes(context, shown, visible, place, { width: 1, alpha: 0.55, isHovered });
     if (look.focus) {
       const focused = this.focused;
@@ -191,5 +192,6 @@ export function drawTile(canvas, shown, look) {
   context.drawImage(shown.image, place.x, place.y, place.width, place.height);
   const all = { ...look, points: [], focus: null };
   drawHeat(context, shown, mapsOf(shown, all), place, look.opacity);
+  drawRegions(context, look.regions, place);
   drawBoxes(context, shown, shown.objects.filter(look.isVisible), place, { width: 1.5 });
 }
