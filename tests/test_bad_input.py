@@ -176,7 +176,7 @@ FAILURES: dict[str, tuple[list[str], str]] = {
     "records exist": (process(PATTERN, "-o", "o.mp4", "--records", "taken.jsonl"), "--overwrite"),
     "a file where a folder should be": (process(PATTERN, "-o", "taken.mp4/o.mp4"), "taken.mp4/o.mp4"),
     "no permission": (process(PATTERN, "-o", "/proc/o.mp4"), "/proc/o.mp4"),
-    "live": (["live", "0"], "not in this version yet"),
+    "a camera that is not there": (["live", "/dev/video77"], "no such camera"),
     "inspect a missing file": (["inspect", "no.mp4", "-o", "o.png"], "no.mp4: no such file"),
     "inspect an existing output": (["inspect", "good.mp4", "-o", "good.png"], "--overwrite"),
 }

@@ -231,11 +231,6 @@ def test_the_demo_runs_the_embedded_clip_and_model_and_replaces_its_last_result(
     assert [config.model for config in asked] == ["tiny", "tiny"]
 
 
-def test_live_says_that_it_is_not_there_yet(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["live", "0"]) == 1
-    assert capsys.readouterr().err.startswith("stream-detr: error: live is not in this version yet")
-
-
 # -- progress -----------------------------------------------------------------------------------------------
 
 
