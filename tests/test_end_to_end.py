@@ -24,16 +24,18 @@ def decoded(path: Path) -> list[tuple[float, int]]:
         return [(frame.time, frame.width) for frame in container.decode(video=0)]
 
 
+# All of the small model's queries find the same thing: followed, that is one object.
+@pytest.mark.parametrize(("track", "num_objects"), [("--no-track", 6), ("--track", 1)])
 @pytest.mark.parametrize("attention", ["cross", "encoder", "objects", "none"])
 def test_a_video_comes_out_with_every_kind_of_attention(
-    attention: str, small_model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    attention: str, track: str, num_objects: int, small_model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, records = tmp_path / "out.mp4", tmp_path / "out.jsonl"
-    command = ["process", PATTERN, "-o", str(out), "--model", small_model, "--device", "cpu", "--threshold", "0"]
+    command = ["process", PATTERN, "-o", str(out), "--model", small_model, "--device", "cpu", "--threshold", "0", track]
     assert main([*command, "--attention", attention, "--records", str(records), "--batch-size", "3"]) == 0
     assert decoded(out) == [(pytest.approx(index / 10), 96) for index in range(7)]
     lines = [json.loads(line) for line in records.read_text().splitlines()]
-    assert [len(line["detections"]) for line in lines] == [6] * 7
+    assert [len(line["detections"]) for line in lines] == [num_objects] * 7
     assert (lines[0]["detections"][0]["attention"] is not None) == (attention != "none")
     assert "out.mp4: 7 frames" in capsys.readouterr().out
 
@@ -46,7 +48,7 @@ def test_the_report_says_what_ran(small_model: str, tmp_path: Path) -> None:
     assert (told["model"]["name"], told["model"]["device"]) == ("small", "cpu")
     assert told["model"]["precision"] in ("fp32", "bf16")
     assert told["model"]["precision_reason"]
-    assert set(told["runs"][0]["report"]["stage_seconds"]) == {"read", "detect", "draw", "write"}
+    assert set(told["runs"][0]["report"]["stage_seconds"]) == {"read", "detect", "track", "draw", "write"}
     assert set(told["versions"]) >= {"stream-detr", "torch", "av", "python"}
 
 
@@ -55,7 +57,7 @@ def test_analyze_equals_the_detector_frame_by_frame(small_model: str) -> None:
     pattern = "pattern:96x64@10:0.3"
     with open_source(pattern) as source:
         plain = [detector([frame])[0] for frame in source]
-    options = {"device": "cpu", "precision": "fp32", "threshold": 0.0, "batch_size": 2}
+    options = {"device": "cpu", "precision": "fp32", "threshold": 0.0, "batch_size": 2, "track": False}
     results = list(stream_detr.analyze(pattern, model=small_model, **options))
     assert len(results) == len(plain) == 3
     for result, expected in zip(results, plain, strict=True):
