@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
+import subprocess
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from threading import Event, Timer
 from typing import Any
 
 import numpy as np
@@ -27,6 +31,7 @@ FLAGS = [
 SIZE = (640, 360)
 DESKTOP, PHONE = {"width": 1400, "height": 900}, {"width": 390, "height": 844}
 TOKEN = "a-token-of-the-tests"
+HANGS_SECONDS = 45
 
 Visit = Callable[["Browser"], Awaitable[None]]
 
@@ -66,7 +71,27 @@ def browse(
     prepare: Callable[[FakeSession], None] = lambda session: None,
     **settings: Any,
 ) -> FakeSession:
-    """``visit`` the page of a running fake session; what the console says fails the test."""
+    """``visit`` the page of a running fake session; what the console says fails the test.
+
+    Headless Chromium hangs now and then before it shows anything. It is killed then, and the visit made once more.
+    """
+    try:
+        return _browse(visit, num_streams, complaints, prepare, settings)
+    except BrowserHangs:
+        return _browse(visit, num_streams, complaints, prepare, settings)
+
+
+class BrowserHangs(Exception):
+    """It had to be killed."""
+
+
+def _browse(
+    visit: Visit,
+    num_streams: int,
+    complaints: int | None,
+    prepare: Callable[[FakeSession], None],
+    settings: dict[str, Any],
+) -> FakeSession:
     session = FakeSession(num_streams, SIZE)
     prepare(session)
     session.step()
@@ -74,19 +99,32 @@ def browse(
 
     async def go() -> None:
         async with (
-            asyncio.timeout(100),
             served(session, **settings) as url,
             playwright.async_playwright() as driver,
         ):
-            chromium = await driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+            chromium = await driver.chromium.launch(executable_path=CHROMIUM, args=[*FLAGS, mark])
             browser = Browser(chromium, session, url)
             await visit(browser)
             await chromium.close()
             assert complaints is None or browser.complaints == []
 
+    mark = f"--of-test={os.getpid()}-{time.monotonic_ns()}"
+    is_killed = Event()
+
+    def kill() -> None:
+        is_killed.set()
+        subprocess.run(["pkill", "-KILL", "-f", f"of-test={mark.partition('=')[2]}"], check=False)
+
+    watchdog = Timer(HANGS_SECONDS, kill)
+    watchdog.start()
     try:
         asyncio.run(go())
+    except Exception as error:
+        if is_killed.is_set():
+            raise BrowserHangs from error
+        raise
     finally:
+        watchdog.cancel()
         session.close()
     return session
 
