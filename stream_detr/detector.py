@@ -15,6 +15,7 @@ from torch import Tensor
 
 from stream_detr.attention import Head, attention_columns, attention_rows, record, select_layers
 from stream_detr.boxes import cxcywh_to_xyxy
+from stream_detr.device import DTYPES, choose_device, choose_precision
 from stream_detr.errors import UsageError
 from stream_detr.models.checkpoint import LoadedModel, load_checkpoint
 from stream_detr.models.detr import DetrOutput
@@ -26,7 +27,6 @@ from stream_detr.structures import AttentionMaps, Detections, Direction, Frame
 ATTENTION_KINDS = ("cross", "encoder", "objects")
 MAX_BATCH_SIZE = 8
 CPU_BATCH_PIXELS = 1 << 20
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Choices(TypedDict, total=False):
@@ -254,51 +254,6 @@ def _to_grid(rows: Tensor, grid_hw: tuple[int, int]) -> NDArray[np.float32]:
     """Rows (B, n, h * w) on the device -> (B, n, h, w) float32 on the host."""
     grid: NDArray[np.float32] = rows.view(*rows.shape[:2], *grid_hw).cpu().numpy()
     return grid
-
-
-def choose_device(name: str) -> torch.device:
-    """Resolve "auto" (CUDA, then MPS, then CPU) or check that a named device is there.
-
-    Raises:
-        UsageError: the name is unknown or the device is not there.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in ("cpu", "cuda", "mps"):
-        raise UsageError(f"device {name!r} is not one of auto, cpu, cuda, cuda:N, mps")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UsageError(
-            f"device {name!r} is not there: {torch.cuda.device_count()} CUDA devices found; use --device cpu"
-        )
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise UsageError("device 'mps' is not there: use --device cpu")
-    return device
-
-
-def choose_precision(name: str, device: torch.device) -> tuple[str, str]:
-    """Resolve "auto" to the fastest precision whose boxes and maps agree with float32 to the eye.
-
-    Returns:
-        "fp32", "bf16" or "fp16", and the reason in words, for the report.
-
-    Raises:
-        UsageError: the device can't run the named precision.
-    """
-    if name not in ("auto", *DTYPES):
-        raise UsageError(f"precision {name!r} is not one of auto, {', '.join(DTYPES)}")
-    if name == "fp16" and device.type == "cpu":
-        raise UsageError("precision fp16 needs a GPU: use fp32 or bf16 on a CPU")
-    if name != "auto":
-        return name, "asked for"
-    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
-        return "bf16", "auto: this GPU computes bf16 natively; heads stay in fp32"
-    if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported():
-        return "bf16", "auto: this CPU computes bf16 natively; heads stay in fp32"
-    return "fp32", f"auto: no native bf16 on this {device.type}"
 
 
 def load_model(name_or_path: str, **options: Unpack[Options]) -> Detector:

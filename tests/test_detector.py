@@ -9,7 +9,8 @@ import pytest
 import torch
 from small import SMALL
 
-from stream_detr.detector import Detector, Options, choose_device, choose_precision
+from stream_detr.detector import Detector, Options
+from stream_detr.device import choose_device, choose_precision
 from stream_detr.errors import UsageError
 from stream_detr.models.checkpoint import LoadedModel
 from stream_detr.models.detr import Detr

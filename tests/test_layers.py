@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "stream_detr"
 LAYERS = [
     {"structures", "boxes", "errors", "runtime"},
     {"measures"},
-    {"zones", "sources", "sinks", "overlay", "models", "preprocess", "attention", "postprocess", "figure"},
+    {"zones", "sources", "sinks", "overlay", "models", "preprocess", "attention", "postprocess", "figure", "device"},
     {"detector", "tracking", "prefetch", "config", "plan", "report"},
     {"capture"},
     {"pipeline", "live", "inspection", "bench", "interop"},
@@ -25,7 +25,7 @@ LAYERS = [
 FENCES = {
     "av": {"sources", "sinks"},
     "cv2": {"sources", "sinks", "overlay", "preprocess"},
-    "torch": {"models", "preprocess", "attention", "postprocess", "detector", "bench"},
+    "torch": {"models", "preprocess", "attention", "postprocess", "device", "detector", "bench"},
     "torchvision": {"models", "preprocess"},
     "matplotlib": {"figure"},
     "pydantic": {"config"},

@@ -19,6 +19,7 @@ from __future__ import annotations
 import glob
 import os
 import zipfile
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -70,8 +71,8 @@ class MapsSink(DataSink):
         grid_h, grid_w = detections.attention.cross.shape[1:]
         self._append((grid_h, grid_w), map_rows(frame, detections, stream))
 
-    def _append(self, grid: Grid, rows: Rows) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _append(self, grid: Grid, rows: Rows) -> None: ...
 
     def _names(self) -> dict[str, list[str]]:
         return {"streams": [*self._streams], "class_names": [*self._class_names]}

@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from importlib import import_module
@@ -30,7 +31,7 @@ _EXTRAS = {"pyarrow": "parquet", "zarr": "zarr"}
 _KEPT = "the part so far is kept"
 
 
-class DataSink:
+class DataSink(ABC):
     """Results as data, in a file or a folder beside the video. The picture is not used.
 
     ``needs`` names a library that only this kind of output needs.
@@ -41,13 +42,13 @@ class DataSink:
     def __init__(self, path: str) -> None:
         self._path = path
 
+    @abstractmethod
     def write(self, frame: Frame, image: NDArray[np.uint8], detections: Detections) -> None:
         """Add a frame's results. Raises SinkError."""
-        raise NotImplementedError
 
+    @abstractmethod
     def close(self) -> None:
         """Finish what was written; a second call does nothing. Raises SinkError."""
-        raise NotImplementedError
 
     def __enter__(self) -> Self:
         return self

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
 from stream_detr.measures import attention_stats
 from stream_detr.structures import Detections, Frame
-from stream_detr.tracking.tracker import Tracker
+from stream_detr.tracking.tracker import Tracker, Votes
 
 
 @dataclass(slots=True)
@@ -20,7 +19,7 @@ class _Summary:
     inside_sum: float = 0.0
     inside_lowest: float = 1.0
     inside_count: int = 0
-    votes: Counter[int] = field(default_factory=Counter)
+    votes: Votes = field(default_factory=dict)
 
 
 class TrackSummaries:
@@ -38,7 +37,7 @@ class TrackSummaries:
         for row, track_id in enumerate(detections.track_ids.tolist()):
             one = self._tracks.get(track_id)
             if one is None:
-                # The tracker's own counter: it is complete when the track ends.
+                # The tracker's own: they are complete when the track ends.
                 one = self._tracks[track_id] = _Summary(first_seconds=frame.seconds, votes=tracker.votes(track_id))
             one.last_seconds = frame.seconds
             one.frames_carried += carried[row]
@@ -62,8 +61,8 @@ class TrackSummaries:
         return [
             {
                 "track_id": track_id,
-                "class": name(one.votes.most_common(1)[0][0]),
-                "votes": {name(class_id): round(votes, 2) for class_id, votes in one.votes.most_common()},
+                "class": name(max(one.votes, key=one.votes.__getitem__)),
+                "votes": {name(k): round(sum_, 2) for k, sum_ in sorted(one.votes.items(), key=lambda vote: -vote[1])},
                 "frames_seen": one.frames_seen,
                 "frames_carried": one.frames_carried,
                 "first_seconds": round(one.first_seconds, 3),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -31,6 +30,10 @@ _STILL = 0.02  # of a box's longer side
 _UNIT = 1000.0  # the filter's noise is in units of a frame's shorter side over this
 
 
+Votes = dict[int, float]
+"""Sum of scores by class id."""
+
+
 @dataclass(slots=True)
 class _Track:
     """One object: its id, the last thing seen of it, and the score that each class has gathered."""
@@ -45,13 +48,13 @@ class _Track:
     row: int  # in the last update's detections, -1 = not in it
     is_hidden: bool = False
     num_strange: int = 0  # looks in a row that saw another class
-    strange: Counter[int] = field(default_factory=Counter)  # what they saw
-    votes: Counter[int] = field(default_factory=Counter)  # counts are sums of scores
+    strange: Votes = field(default_factory=dict)  # what they saw
+    votes: Votes = field(default_factory=dict)
 
     @property
     def class_id(self) -> int:
         """The class with the highest sum of scores so far."""
-        return self.votes.most_common(1)[0][0]
+        return max(self.votes, key=self.votes.__getitem__)
 
 
 class Tracker:
@@ -133,7 +136,7 @@ class Tracker:
         maps = self._last if self._last_before is None or share > 0.5 else self._last_before
         return self._with_carried(self._last[:0], shown, boxes, frame, maps)
 
-    def votes(self, track_id: int) -> Counter[int]:
+    def votes(self, track_id: int) -> Votes:
         """Sum of scores that a track which is still followed has gathered for each class id; it goes on counting."""
         return next(track.votes for track in self._tracks.values() if track.track_id == track_id)
 
@@ -218,15 +221,16 @@ class Tracker:
     def _see(self, track: _Track, row: int, detections: Detections, score: float, index: int) -> None:
         """Note a detection of a track; after several of another class in a row it is another object."""
         class_id = int(detections.class_ids[row])
-        if track.votes and class_id != track.class_id:
-            track.strange[class_id] += score  # type: ignore[assignment]  # sums of scores
-            track.num_strange += 1
-            if track.num_strange >= _STRANGE_LOOKS and track.votes[track.class_id] > 2 * sum(track.strange.values()):
-                track.track_id, track.votes = -1, Counter(track.strange)
+        track.votes[class_id] = track.votes.get(class_id, 0.0) + score
+        if class_id == track.class_id:
+            track.num_strange, track.strange = 0, {}
         else:
-            track.num_strange = 0
-            track.strange.clear()
-        track.votes[class_id] += score  # type: ignore[assignment]
+            track.num_strange += 1
+            track.strange[class_id] = track.strange.get(class_id, 0.0) + score
+            before = track.votes[track.class_id]
+            if track.num_strange >= _STRANGE_LOOKS and before > 2 * sum(track.strange.values()):
+                track.track_id, track.votes = -1, track.strange
+                track.num_strange, track.strange = 0, {}
         track.box, track.row, track.seen_index, track.score = detections.boxes[row], row, index, score
         track.query_id = int(detections.query_ids[row])
         if track.track_id < 0 and score >= self.begin:
